@@ -1,0 +1,75 @@
+# The front door. Bare `make` says what there is; every target does its own set-up first.
+
+EXPERIMENT ?= digits
+STUDENT    ?= distilled
+CACHE      ?= caches/$(EXPERIMENT)
+RUNS       ?= runs/$(EXPERIMENT)
+
+PYTHON     ?= python3
+VENV       := .venv
+BIN        := $(VENV)/bin
+SOFTLABELS := $(BIN)/softlabels
+CONFIG     := configs/$(EXPERIMENT).toml
+SET        := --set 'cache.path="$(CACHE)"'
+
+.DEFAULT_GOAL := help
+.PHONY: help setup teacher soft-labels train-student students verify lint format test slow check bench kills clean
+
+help: ## Say what there is to make.
+	@echo "make TARGET [EXPERIMENT=$(EXPERIMENT)] [STUDENT=$(STUDENT)] [CACHE=$(CACHE)] [RUNS=$(RUNS)]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/ready ## Make the environment in .venv, every dependency pinned.
+
+teacher: $(VENV)/ready ## Get the teacher: train it, if its checkpoint does not exist.
+	$(SOFTLABELS) fit-teacher $(CONFIG) $(SET)
+
+soft-labels: teacher ## Stage one: ask the teacher once, write the label cache.
+	$(SOFTLABELS) generate $(CONFIG) $(SET)
+
+train-student: soft-labels ## Stage two: train STUDENT and its baseline from the cache; ends with a table.
+	$(SOFTLABELS) train $(CONFIG) $(SET) --runs $(RUNS) --student $(STUDENT)
+
+students: soft-labels ## Train every student of the experiment from the one cache.
+	$(SOFTLABELS) train $(CONFIG) $(SET) --runs $(RUNS)
+
+verify: $(VENV)/ready ## Check every byte of the cache against its receipts.
+	$(SOFTLABELS) verify $(CACHE)
+
+lint: $(VENV)/ready-dev ## Check style and types.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/ready-dev ## Put the code in the formatter's shape.
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+test: $(VENV)/ready-dev ## Run the tests (a few minutes on two cores).
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/ready-dev ## Run the long tests too.
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+check: lint test ## All that a change must pass.
+
+bench: $(VENV)/ready ## Time stage one against a bare teacher loop on Fashion-MNIST.
+	$(BIN)/python -m benchmarks.stage_one
+
+kills: $(VENV)/ready ## Kill stage one at 50 random moments; count the caches that end the same.
+	$(BIN)/python -m benchmarks.kills
+
+clean: ## Remove caches, runs and teachers made here; the environment stays.
+	rm -rf caches runs checkpoints

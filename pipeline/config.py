@@ -1,0 +1,319 @@
+"""One experiment, one TOML file, parsed once into frozen models: the only untyped moment.
+
+`load` reads the file, applies `--set` overrides and refuses what it does not know, naming the file, the key, what was
+found, what was expected and the nearest known key. Nothing here imports torch: `inspect` stays quick.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from pipeline.errors import ConfigError
+
+REFERENCE = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
+
+Reference: TypeAlias = Annotated[str, Field(pattern=REFERENCE)]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def _expanded(value: object) -> object:
+    """A path with `~` and `$VARIABLES` filled in; relative ones stay relative to the working directory."""
+    if not isinstance(value, str):
+        return value
+    path = os.path.expandvars(Path(value).expanduser())
+    if "$" in path:
+        message = f"the environment variable in {value!r} is not set"
+        raise ValueError(message)
+    return Path(path)
+
+
+FilePath: TypeAlias = Annotated[Path, BeforeValidator(_expanded)]
+
+
+class Settings(BaseModel):
+    """What every table shares: frozen, strict about keys and types, finite numbers only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Source(Settings):
+    """What every kind of dataset may say about itself."""
+
+    classes: PositiveInt | None = None
+    class_names: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
+    version: str | None = None
+    """A declared version stands for the content, which is then not read through to be hashed."""
+
+    def arguments(self) -> dict[str, object]:
+        """The keywords of the kind itself."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in _DECLARED}
+
+
+_DECLARED = {"kind", *Source.model_fields}
+
+
+class Digits(Source):
+    """scikit-learn's bundled handwritten digits."""
+
+    kind: Literal["digits"]
+    part: Literal["train", "test"] = "train"
+
+
+class Idx(Source):
+    """IDX files, plain or gzip: the format of MNIST and its family."""
+
+    kind: Literal["idx"]
+    inputs: FilePath
+    labels: FilePath | None = None
+
+
+class Hdf5(Source):
+    """Datasets of one HDF5 file, named by their keys."""
+
+    kind: Literal["hdf5"]
+    path: FilePath
+    inputs: str
+    labels: str | None = None
+    ids: str | None = None
+
+
+class ZarrPair(Source):
+    """A Zarr array of inputs and, beside it, arrays of labels and ids."""
+
+    kind: Literal["zarr"]
+    inputs: FilePath
+    labels: FilePath | None = None
+    ids: FilePath | None = None
+
+
+class Factory(Source):
+    """The user's own map-style dataset: `kind = "package.module:callable"`."""
+
+    kind: Reference
+    options: dict[str, Any] = {}
+
+    def arguments(self) -> dict[str, object]:
+        """The keywords of the user's callable."""
+        return dict(self.options)
+
+
+def _tag_of(value: object) -> str:
+    kind = value.get("kind", "") if isinstance(value, Mapping) else getattr(value, "kind", "")
+    return "own" if isinstance(kind, str) and ":" in kind else str(kind)
+
+
+AnySource: TypeAlias = Annotated[
+    Annotated[Digits, Tag("digits")]
+    | Annotated[Idx, Tag("idx")]
+    | Annotated[Hdf5, Tag("hdf5")]
+    | Annotated[ZarrPair, Tag("zarr")]
+    | Annotated[Factory, Tag("own")],
+    Discriminator(_tag_of),
+]
+
+
+class ViewSettings(Settings):
+    """How a sample becomes an input. Inputs are normalised on the device as (x - mean) / std."""
+
+    count: Literal[1] = 1
+    seed: Seed = 0
+    mean: float = 0.0
+    std: PositiveFloat = 1.0
+
+
+class Training(Settings):
+    """One training run: the same keys for a student and for `[teacher.fit]`."""
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 128
+    learning_rate: PositiveFloat = 1e-3
+    seed: Seed = 0
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: Fraction = 0.05
+    """The share of all steps over which the learning rate rises from zero."""
+    clip_norm: PositiveFloat | None = None
+    precision: Precision = "float32"
+    device: Device = "auto"
+
+
+class TeacherSettings(Settings):
+    """The frozen network that answers. `[teacher.fit]` trains it when its checkpoint does not exist."""
+
+    model: str
+    options: dict[str, Any] = {}
+    checkpoint: FilePath
+    batch_size: PositiveInt = 256
+    device: Device = "auto"
+    precision: Precision = "float32"
+    channels_last: bool = False
+    fit: Training | None = None
+
+
+class LabelSettings(Settings):
+    """What is kept of the teacher's logits."""
+
+    encoding: str = "dense"
+    dtype: Literal["float16", "float32"] = "float16"
+    k: PositiveInt | None = None
+    temperatures: Annotated[tuple[PositiveFloat, ...], Field(strict=False)] = (1.0, 2.0, 4.0, 8.0)
+
+
+class CacheSettings(Settings):
+    """Where the labels go, and how they are cut. Left out, a shard is about 16 MiB and a chunk 256 KiB."""
+
+    path: FilePath
+    shard_rows: PositiveInt | None = None
+    chunk_rows: PositiveInt | None = None
+
+
+class Student(Training):
+    """A network to train from the cache, `repeats` times, from the seeds `seed`, `seed + 1` and so on."""
+
+    model: str
+    options: dict[str, Any] = {}
+    loss: str = "kd"
+    temperature: PositiveFloat = 4.0
+    alpha: Fraction = 0.9
+    true_labels: PositiveInt | None = None
+    """How many true labels this student may see, the same number of each class; left out, all there are."""
+    repeats: PositiveInt = 1
+    baseline: str | None = None
+    """The student to train as well and to stand beside this one in the table."""
+
+
+class Experiment(Settings):
+    """One experiment: a dataset, a teacher, a label cache and any number of students."""
+
+    dataset: AnySource
+    test: AnySource | None = None
+    views: ViewSettings = ViewSettings()
+    teacher: TeacherSettings
+    labels: LabelSettings = LabelSettings()
+    cache: CacheSettings
+    students: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], Student] = {}
+
+    @model_validator(mode="after")
+    def _baselines_exist(self) -> "Experiment":
+        for name, student in self.students.items():
+            if student.baseline is not None and student.baseline not in self.students:
+                message = f"students.{name}.baseline names {student.baseline!r}, which is no student of this experiment"
+                raise ValueError(message)
+        return self
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file and apply `key.path=value` overrides (values in TOML; a bare word is a string).
+
+    Raises:
+        ConfigError: naming the file, the key path, what was found and what was expected.
+
+    """
+    table = _read(path)
+    for override in overrides:
+        _apply(table, override)
+    try:
+        return Experiment.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {_explained(detail)}" for detail in error.errors())) from None
+
+
+def dump(experiment: Experiment) -> str:
+    """The experiment as TOML that `load` reads to an equal one."""
+    return tomli_w.dumps(experiment.model_dump(mode="json", exclude_none=True))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none"
+        raise ConfigError(f"{path}: no such experiment file. Files like it there: {near}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: this experiment file cannot be read: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: this is not valid TOML: {error}. Mend that line and run again.") from None
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *parents, last = (part.strip() for part in key.split("."))
+    if not equals or not all((*parents, last)):
+        raise ConfigError(f"--set {override}: expected KEY.PATH=VALUE, for example --set cache.path=caches/other.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for part in parents:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override}: {part} is a value, not a table, in this experiment.")
+    table[last] = value
+
+
+def _explained(detail: ErrorDetails) -> str:
+    """One sentence or two about one thing that is wrong."""
+    path = [str(part) for place, part in enumerate(detail["loc"]) if not (place == 1 and part in _SOURCES)]
+    path = [part for part in path if part != "[key]"]
+    key, found = ".".join(path), detail.get("input")
+    match detail["type"]:
+        case "extra_forbidden":
+            known = sorted(_known_keys(detail["loc"][:-1]))
+            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(known)}."
+            return f"unknown key {key}: {hint}"
+        case "missing":
+            return f"the key {key} is missing; it is needed."
+        case "union_tag_invalid" | "union_tag_not_found":
+            kind = found.get("kind") if isinstance(found, Mapping) else found
+            near = difflib.get_close_matches(str(kind), sorted(_SOURCES), n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            kinds = ", ".join(name for name in sorted(_SOURCES) if name != "own")
+            return f"{key}.kind: found {kind!r}, expected one of {kinds}, or your own package.module:callable.{hint}"
+        case "value_error":
+            return f"{key + ': ' if key else ''}{detail['msg'].removeprefix('Value error, ')}."
+    expected = detail["msg"].removeprefix("Input should be ").replace("String should", "a string that should")
+    return f"{key}: found {found!r} ({type(found).__name__}), expected {expected}."
+
+
+_SOURCES: dict[str, type[Source]] = {"digits": Digits, "idx": Idx, "hdf5": Hdf5, "zarr": ZarrPair, "own": Factory}
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> Iterator[str]:
+    """The keys of the table at a place in the experiment; a union's tag and a student's name are steps on the way."""
+    model: type[Settings] = Experiment
+    for part in map(str, loc):
+        field = model.model_fields.get(part)
+        if part in _SOURCES and field is None:
+            model = _SOURCES[part]
+        elif field is not None:
+            models = [m for m in (field.annotation, *get_args(field.annotation)) if _is_settings(m)]
+            model = models[0] if models else model
+    yield from model.model_fields
+
+
+def _is_settings(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Settings)

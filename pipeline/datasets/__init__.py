@@ -1,0 +1,52 @@
+"""Samples by id. A kind is a name in `KINDS`, one file each; `package.module:callable` is the user's own."""
+
+import difflib
+from collections.abc import Callable, Mapping
+
+from pipeline.datasets.checks import checked
+from pipeline.datasets.contract import Dataset
+from pipeline.datasets.digests import content_digest, ids_digest
+from pipeline.datasets.digits import from_digits
+from pipeline.datasets.factory import from_factory
+from pipeline.datasets.hdf5 import from_hdf5
+from pipeline.datasets.idx import from_idx
+from pipeline.datasets.zarr_pair import from_zarr
+from pipeline.errors import ConfigError
+
+__all__ = ["KINDS", "Dataset", "content_digest", "ids_digest", "open_dataset"]
+
+KINDS: dict[str, Callable[..., Dataset]] = {
+    "digits": from_digits,
+    "hdf5": from_hdf5,
+    "idx": from_idx,
+    "zarr": from_zarr,
+}
+
+
+def open_dataset(
+    kind: str,
+    arguments: Mapping[str, object],
+    *,
+    classes: int | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> Dataset:
+    """Open the dataset of a kind, or of the user's `package.module:callable`, and check that it holds together.
+
+    Raises:
+        ConfigError: there is no such kind.
+        DatasetError: it cannot be read, or is not what it says it is (see `checked`).
+
+    """
+    name = f"{kind}({', '.join(f'{key}={value}' for key, value in arguments.items() if value is not None)})"
+    source = from_factory(kind, arguments) if ":" in kind else _opener(kind)(**arguments)
+    return checked(source, name, classes, class_names)
+
+
+def _opener(kind: str) -> Callable[..., Dataset]:
+    if kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, n=1)
+        raise ConfigError(
+            f"{kind!r} is no kind of dataset: expected one of {', '.join(KINDS)}, or your own package.module:callable."
+            + (f" Did you mean {near[0]}?" if near else "")
+        )
+    return KINDS[kind]

@@ -1,0 +1,34 @@
+"""Where networks run, and in which precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from pipeline.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; `auto` takes the first there is of cuda, mps, cpu.
+
+    Raises:
+        ConfigError: a device that this machine does not have.
+
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, available in there.items() if available)
+    if not there[name]:
+        have = ", ".join(kind for kind, available in there.items() if available)
+        raise ConfigError(
+            f'device = "{name}": this machine does not have it; it has {have}. Name one of these or "auto".'
+        )
+    return torch.device(name)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Mixed precision for matrix products; nothing at all for float32."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, DTYPES[precision])

@@ -1,0 +1,123 @@
+"""Logits to what a row of the cache holds, and back: a table of encodings and the front door to it.
+
+An encoding is a module of pure functions of tensors, batched, on any device. A new one is a new file and a line in
+`ENCODINGS`.
+
+Shape legend
+    N  rows (samples)
+    C  classes
+"""
+
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.encodings import dense, topk
+from pipeline.encodings.refusals import samples
+from pipeline.errors import ConfigError, DatasetError, TeacherError
+from pipeline.labels import ArraySpec, LabelSpec, SoftLabels
+
+
+class Encoding(Protocol):
+    """What a module must define to be an encoding."""
+
+    def check(self, spec: LabelSpec) -> None:
+        """Raise ConfigError if the encoding cannot do what the spec asks."""
+
+    def arrays(self, spec: LabelSpec) -> tuple[ArraySpec, ...]:
+        """The arrays of a row."""
+
+    def encode(
+        self, spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[np.int64]
+    ) -> dict[str, Tensor]:
+        """Finite float32 logits to one tensor for each array; rows out of its range raise TeacherError."""
+
+    def decode(self, spec: LabelSpec, record: Mapping[str, Tensor]) -> SoftLabels:
+        """What `encode` returned, read again, to soft labels on the device of the record."""
+
+    def temperatures(self, spec: LabelSpec) -> tuple[float, ...] | None:
+        """The temperatures whose probabilities are exact; None if that is all of them."""
+
+    def error(self, spec: LabelSpec) -> str:
+        """How far a decoded row is from the teacher's, in words."""
+
+
+ENCODINGS: Mapping[str, Encoding] = MappingProxyType({"dense": dense, "topk": topk})
+
+
+def check(spec: LabelSpec) -> None:
+    """Raise ConfigError if no encoding has that name, or if it cannot do what the spec asks."""
+    if spec.encoding not in ENCODINGS:
+        near = difflib.get_close_matches(spec.encoding, ENCODINGS, n=1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        known = ", ".join(ENCODINGS)
+        raise ConfigError(f"There is no encoding {spec.encoding!r}. {hint}Set labels.encoding to one of: {known}.")
+    ENCODINGS[spec.encoding].check(spec)
+
+
+def arrays(spec: LabelSpec) -> tuple[ArraySpec, ...]:
+    """The arrays that a row of the cache is spread over."""
+    return ENCODINGS[spec.encoding].arrays(spec)
+
+
+def encode(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[np.int64]) -> dict[str, Tensor]:
+    """The rows to store for a batch of the teacher's logits of any floating dtype.
+
+    `labels_N` are the true classes, -1 where there is none; `ids_N` are the samples' ids, for the messages.
+
+    Raises:
+        TeacherError: the logits are not [N, C], are not finite, or do not fit the stored dtype.
+        DatasetError: a label is not a class.
+
+    """
+    if logits_NC.ndim != 2 or logits_NC.shape[1] != spec.classes:  # noqa: PLR2004 - [N, C]
+        raise TeacherError(
+            f"The teacher gives logits of shape {list(logits_NC.shape)}, but the dataset has {spec.classes} classes: "
+            f"[{len(ids_N)}, {spec.classes}] was expected. Use a teacher with {spec.classes} outputs, or mend the "
+            "number of classes of the dataset."
+        )
+    _refuse_strange_labels(spec, labels_N, ids_N)
+    logits_NC = logits_NC.detach().to(torch.float32)
+    _refuse_non_finite(logits_NC, ids_N)
+    return ENCODINGS[spec.encoding].encode(spec, logits_NC, labels_N.to(logits_NC.device), ids_N)
+
+
+def decode(spec: LabelSpec, record: Mapping[str, Tensor]) -> SoftLabels:
+    """The soft labels of a batch of stored rows, on the device of the record."""
+    return ENCODINGS[spec.encoding].decode(spec, record)
+
+
+def temperatures(spec: LabelSpec) -> tuple[float, ...] | None:
+    """The temperatures at which these labels give exact probabilities; None: any temperature."""
+    return ENCODINGS[spec.encoding].temperatures(spec)
+
+
+def error(spec: LabelSpec) -> str:
+    """How far a decoded row is from the teacher's, in words."""
+    return ENCODINGS[spec.encoding].error(spec)
+
+
+def _refuse_strange_labels(spec: LabelSpec, labels_N: Tensor, ids_N: NDArray[np.int64]) -> None:
+    # A gather by a label that is no class would end a CUDA process, not just this batch.
+    strange_N = (labels_N < -1) | (labels_N >= spec.classes)
+    if strange_N.any():
+        raise DatasetError(
+            f"The labels of {samples(strange_N, ids_N)} are not classes: found {labels_N[strange_N][:5].tolist()}, "
+            f"expected 0 to {spec.classes - 1}, or -1 for a sample without a label. Mend the dataset's labels or its "
+            "number of classes."
+        )
+
+
+def _refuse_non_finite(logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:
+    broken_N = ~logits_NC.isfinite().all(dim=1)
+    if broken_N.any():
+        raise TeacherError(
+            f"The teacher's logits are not finite (NaN or infinite) for {samples(broken_N, ids_N)}; finite ones "
+            'were expected. Look at these inputs, or run the teacher with precision = "float32".'
+        )

@@ -1,0 +1,70 @@
+"""Every logit of every class: 2 or 4 bytes a class, any temperature, any loss.
+
+Not for many classes: ImageNet-21k takes 43 kB a row in float16, a vocabulary of 150,000 takes 300 kB; use `topk`.
+
+Shape legend
+    N  rows (samples)
+    C  classes
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.encodings.refusals import samples
+from pipeline.errors import ConfigError, TeacherError
+from pipeline.labels import ArraySpec, DenseLabels, LabelSpec
+
+FLOAT16_MAX = torch.finfo(torch.float16).max
+
+
+def check(spec: LabelSpec) -> None:
+    """Refuse a k. Temperatures are left unread: all can be served."""
+    if spec.k is not None:
+        raise ConfigError(
+            f'The encoding "dense" keeps every class, but labels.k = {spec.k} was set. Leave labels.k out, or set '
+            'labels.encoding = "topk".'
+        )
+
+
+def arrays(spec: LabelSpec) -> tuple[ArraySpec, ...]:
+    """One array, `logits` [C]."""
+    return (ArraySpec("logits", spec.dtype, (spec.classes,), math.nan),)
+
+
+def encode(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[np.int64]) -> dict[str, Tensor]:  # noqa: ARG001 - the signature of every encoding
+    """Round to the stored dtype; TeacherError if a logit is beyond float16's range."""
+    if spec.dtype == "float16":
+        _refuse_out_of_range(logits_NC, ids_N)
+    return {"logits": logits_NC.to(getattr(torch, spec.dtype))}
+
+
+def decode(spec: LabelSpec, record: Mapping[str, Tensor]) -> DenseLabels:  # noqa: ARG001 - the signature of every encoding
+    """The logits in float32."""
+    return DenseLabels(record["logits"].to(torch.float32))
+
+
+def temperatures(spec: LabelSpec) -> None:
+    """Any temperature can be served."""
+
+
+def error(spec: LabelSpec) -> str:
+    """Rounding of each logit to the stored dtype (IEEE 754: half a unit in the last place)."""
+    if spec.dtype == "float32":
+        return "none: the logits as the teacher gave them, in float32"
+    return "each logit z errs by at most 2^-11 |z| (2^-25 where |z| < 2^-14), so |log p error| <= 2^-10 max|z| / T"
+
+
+def _refuse_out_of_range(logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:
+    largest_N = logits_NC.abs().amax(dim=1)
+    beyond_N = largest_N > FLOAT16_MAX
+    if beyond_N.any():
+        raise TeacherError(
+            f"The teacher's logits reach {largest_N.max().item():.6g} in magnitude, beyond float16's largest number "
+            f"{FLOAT16_MAX:.0f}, for {samples(beyond_N, ids_N)}; stored, they would be infinite. Set "
+            'labels.dtype = "float32".'
+        )

@@ -1,0 +1,102 @@
+"""What decides the labels, as one value: from an experiment and its open dataset to the job of a cache.
+
+Students, devices and batch sizes are no part of it, so adding a student never touches the cache.
+"""
+
+from dataclasses import asdict
+
+from pydantic import JsonValue
+
+from pipeline import encodings
+from pipeline.config import Experiment, LabelSettings
+from pipeline.datasets import Dataset, content_digest, ids_digest
+from pipeline.errors import ConfigError
+from pipeline.labels import LabelSpec
+from pipeline.store.documents import ROW_ARRAYS, Job
+from pipeline.store.layout import choose, row_bytes
+from pipeline.store.state import refuse_other_job
+from pipeline.weights import file_digest
+
+
+def spec_of(labels: LabelSettings, dataset: Dataset) -> LabelSpec:
+    """The labels asked for, checked against the dataset's classes.
+
+    Raises:
+        ConfigError: an unknown encoding, or one that these settings do not fit.
+
+    """
+    if dataset.classes is None:
+        raise ConfigError("[dataset] does not say how many classes there are, and has no labels to count. Set classes.")
+    sparse = labels.encoding != "dense"
+    spec = LabelSpec(
+        encoding=labels.encoding,
+        classes=dataset.classes,
+        dtype=labels.dtype,
+        k=labels.k,
+        temperatures=labels.temperatures if sparse else (),
+    )
+    encodings.check(spec)
+    return spec
+
+
+def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:
+    """The job of a cache. Hashes the dataset's content (unless it declares a version) and the teacher's checkpoint.
+
+    Raises:
+        TeacherError: the checkpoint is not there.
+
+    """
+    arrays = (*ROW_ARRAYS, *encodings.arrays(spec))
+    widest = max(map(row_bytes, arrays))
+    cache = experiment.cache
+    shard_rows, chunk_rows = choose(widest, len(dataset), cache.shard_rows, cache.chunk_rows)
+    return Job(
+        format="softlabels/1",
+        dataset=_dataset_section(experiment, dataset),
+        views=_views_section(experiment),
+        teacher={**_teacher_section(experiment), "checkpoint_sha256": file_digest(experiment.teacher.checkpoint)},
+        labels=_labels_section(spec),
+        rows=len(dataset),
+        view_count=experiment.views.count,
+        shard_rows=shard_rows,
+        chunk_rows=chunk_rows,
+        arrays=arrays,
+    )
+
+
+def check_made_for(job: Job, experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse a cache that another experiment asked for, as far as can be told without the teacher.
+
+    Raises:
+        MismatchError: naming each field, what it was and what it is now.
+
+    """
+    asked = {
+        "views": _views_section(experiment),
+        "teacher": {**job.teacher, **_teacher_section(experiment)},
+        "labels": _labels_section(spec_of(experiment.labels, dataset)),
+    }
+    refuse_other_job(experiment.cache.path, job, job.model_copy(update=asked))
+
+
+def _dataset_section(experiment: Experiment, dataset: Dataset) -> dict[str, JsonValue]:
+    version = experiment.dataset.version
+    return {
+        "content": f"version {version}" if version else f"sha256 {content_digest(dataset)}",
+        "ids_sha256": ids_digest(dataset.ids),
+        "class_names": list(dataset.class_names) if dataset.class_names else None,
+        "input_shape": list(dataset.input_shape),
+        "input_dtype": str(dataset.input_dtype),
+    }
+
+
+def _views_section(experiment: Experiment) -> dict[str, JsonValue]:
+    return experiment.views.model_dump(mode="json", exclude={"count"})
+
+
+def _teacher_section(experiment: Experiment) -> dict[str, JsonValue]:
+    return experiment.teacher.model_dump(mode="json", include={"model", "options", "precision", "channels_last"})
+
+
+def _labels_section(spec: LabelSpec) -> dict[str, JsonValue]:
+    return {**asdict(spec), "temperatures": list(spec.temperatures)}

@@ -1,0 +1,70 @@
+"""The vocabulary of soft labels: what was asked of the teacher, and what comes back from the cache.
+
+Shape legend
+    N  rows (samples)
+    C  classes
+    K  kept classes of a row
+    G  temperatures of the grid
+
+This module needs no torch at run time, so that looking at a cache stays quick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DType: TypeAlias = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """Which labels were asked for: all that an encoding needs to write and to read its rows."""
+
+    encoding: str
+    classes: int
+    dtype: DType
+    k: int | None = None
+    temperatures: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of the store: `[V, N, *row_shape]` of a NumPy dtype, and a fill value that no real row holds."""
+
+    name: str
+    dtype: str
+    row_shape: tuple[int, ...]
+    fill: float | int
+
+
+@dataclass(frozen=True)
+class DenseLabels:
+    """Every logit of every class: `logits_NC` in float32."""
+
+    logits_NC: Tensor
+
+
+@dataclass(frozen=True)
+class SparseLabels:
+    """The K largest logits of a row and what is needed to know their exact probabilities.
+
+    Every logit is counted from the row's largest one (`max_N`), which softmax does not see and floating point likes:
+    `logits_NK[:, 0] == 0`, and log p_k(T) = logits_NK / T - logsumexp_NG[:, T].
+    """
+
+    classes: int
+    temperatures: tuple[float, ...]
+    ids_NK: Tensor  # int64, by falling logit
+    logits_NK: Tensor  # float32, <= 0
+    logsumexp_NG: Tensor  # float32, >= 0: log of the sum over all C classes of exp((z - max) / T)
+    max_N: Tensor  # float32, the raw logit
+    mean_N: Tensor  # float32, over all C classes, counted from the largest
+    std_N: Tensor  # float32, over all C classes (population)
+    target_N: Tensor  # float32, the true class's logit, counted from the largest; NaN without a true class
+
+
+SoftLabels: TypeAlias = DenseLabels | SparseLabels

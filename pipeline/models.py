@@ -1,0 +1,141 @@
+"""Small reference networks by name, and your own by `package.module:callable`.
+
+The networks are for examples and tests. They take inputs [N, *input_shape] and give logits [N, classes]. Not for
+results to publish: use a model library's, through a factory of your own.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - its name everywhere
+
+from pipeline.errors import ConfigError, SoftLabelsError
+from pipeline.references import resolve
+
+IMAGE_AXES = 3
+
+
+def mlp(input_shape: tuple[int, ...], classes: int, hidden: Sequence[int] = (64,), dropout: float = 0.0) -> nn.Module:
+    """A multilayer perceptron on flattened inputs of any shape: (linear, ReLU, dropout) for each width, linear."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    inputs = math.prod(input_shape)
+    for width in hidden:
+        layers += [nn.Linear(inputs, _positive("hidden", width)), nn.ReLU(), nn.Dropout(dropout)]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+
+def cnn(input_shape: tuple[int, ...], classes: int, width: int = 16, depth: int = 2) -> nn.Module:
+    """A plain convolutional network on images: `depth` stages that halve the image and double the width."""
+    channels = _channels("cnn", input_shape)
+    layers: list[nn.Module] = []
+    for stage in range(_positive("depth", depth)):
+        outputs = _positive("width", width) * 2**stage
+        # ceil_mode: an image of one pixel stays one pixel, so any depth fits any image.
+        layers += [*_convolution(channels, outputs), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
+        channels = outputs
+    return nn.Sequential(*layers, *_head(channels, classes))
+
+
+def resnet(input_shape: tuple[int, ...], classes: int, width: int = 32, blocks: Sequence[int] = (1, 1, 1)) -> nn.Module:
+    """A small residual network on images: a stage for each number of blocks; every next one halves and doubles.
+
+    The basic block and the 3x3 stem of He et al. (2016), arXiv 1512.03385, sections 3.3 and 4.2.
+    """
+    channels = _positive("width", width)
+    layers: list[nn.Module] = [*_convolution(_channels("resnet", input_shape), channels), nn.ReLU()]
+    for stage, count in enumerate(blocks):
+        outputs = width * 2**stage
+        for block in range(_positive("blocks", count)):
+            layers.append(Residual(channels, outputs, stride=2 if stage > 0 and block == 0 else 1))
+            channels = outputs
+    return nn.Sequential(*layers, *_head(channels, classes))
+
+
+class Residual(nn.Module):
+    """relu(x + f(x)) with two 3x3 convolutions for f; x goes through a 1x1 convolution where the shapes differ."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            *_convolution(inputs, outputs, stride=stride), nn.ReLU(), *_convolution(outputs, outputs)
+        )
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Sequential(*_convolution(inputs, outputs, 1, stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] to [N, outputs, ceil(H / stride), ceil(W / stride)]."""
+        return F.relu(self.shortcut(x) + self.branch(x))
+
+
+MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({"mlp": mlp, "cnn": cnn, "resnet": resnet})
+
+
+def build(model: str, arguments: Mapping[str, object], input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A network by name, called with the shapes and the arguments, or a factory of yours, with the arguments only.
+
+    Raises:
+        ConfigError: the name is not known, the arguments do not fit, or what comes back is no `torch.nn.Module`.
+
+    """
+    shapes = {} if ":" in model else {"input_shape": input_shape, "classes": classes}
+    factory = resolve(model) if ":" in model else _named(model)
+    try:
+        network = factory(**shapes, **arguments)
+    except SoftLabelsError:
+        raise
+    except Exception as error:
+        given = ", ".join(f"{name} = {value!r}" for name, value in arguments.items()) or "no options"
+        raise ConfigError(
+            f"The model {model!r} cannot be built with {given}: {type(error).__name__}: {error}. Mend the "
+            "options of this model."
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(
+            f"The model {model!r} gave a {type(network).__name__}, where a torch.nn.Module was expected. Name a class "
+            "or a function that returns a module."
+        )
+    return network
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The number of weights, trained or frozen."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _named(model: str) -> Callable[..., nn.Module]:
+    if model not in MODELS:
+        near = difflib.get_close_matches(model, MODELS, n=1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(
+            f"There is no model {model!r}. {hint}Known are {', '.join(MODELS)}; name one of your own as "
+            "package.module:callable."
+        )
+    return MODELS[model]
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise ConfigError(f"The model option {name} holds {value}, but a network needs at least 1. Mend that option.")
+    return value
+
+
+def _channels(model: str, input_shape: tuple[int, ...]) -> int:
+    if len(input_shape) != IMAGE_AXES:
+        raise ConfigError(
+            f"The model {model!r} takes images [channels, height, width], but the inputs of this dataset are "
+            f"{list(input_shape)}. Use the model 'mlp', or a dataset of images."
+        )
+    return input_shape[0]
+
+
+def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> list[nn.Module]:
+    """A convolution that keeps the image's size but for its stride, and batch norm, which has the bias."""
+    return [nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(outputs)]
+
+
+def _head(channels: int, classes: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)]

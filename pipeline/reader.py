@@ -1,0 +1,131 @@
+"""Joins a sample's view and its stored labels by id, and refuses strangers.
+
+Stage two reads through here alone. It needs no teacher: what comes out of a `Reader` is all that a student is told.
+
+Shape legend: N rows of a batch, X the shape of one input.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline import encodings
+from pipeline.datasets import Dataset
+from pipeline.errors import ConfigError, CorruptError, DatasetError
+from pipeline.labels import LabelSpec, SoftLabels
+from pipeline.seeds import generator
+from pipeline.store.documents import ROW_ARRAYS
+from pipeline.store.mapped import LabelCache
+from pipeline.views import check_fingerprints
+
+Rows = NDArray[np.int64]
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a student is told about N samples."""
+
+    inputs_NX: torch.Tensor
+    labels_N: torch.Tensor  # int64; -1 where the true label is not known or not to be seen
+    soft: SoftLabels | None  # None without a cache
+
+
+class Reader:
+    """The samples of a dataset with their true labels and, from a cache, the teacher's.
+
+    Args:
+        dataset: where inputs and true labels come from.
+        cache: where soft labels come from; None trains on true labels alone.
+        visible_N: the true labels that a student may see, -1 where it may not; left out, all there are.
+
+    Raises:
+        MismatchError: the dataset has samples that the cache does not know.
+        DatasetError: nothing to learn from: no cache, and no visible label.
+
+    """
+
+    def __init__(self, dataset: Dataset, cache: LabelCache | None = None, visible_N: Rows | None = None) -> None:
+        self.dataset = dataset
+        self.cache = cache
+        unlabelled = np.full(len(dataset), UNLABELLED)
+        self.labels_N = visible_N if visible_N is not None else unlabelled if dataset.labels is None else dataset.labels
+        if cache is not None:
+            self._spec = label_spec(cache)
+            self._places = cache.rows_of(dataset.ids)
+        elif not (self.labels_N != UNLABELLED).any():
+            raise DatasetError("This dataset has no true labels to train on, and no label cache was given.")
+
+    def __len__(self) -> int:
+        """How many samples the dataset has."""
+        return len(self.dataset)
+
+    @property
+    def usable(self) -> Rows:
+        """The rows that teach something: all with a cache, the labelled ones without."""
+        return np.arange(len(self)) if self.cache is not None else np.flatnonzero(self.labels_N != UNLABELLED)
+
+    def __getitems__(self, rows: Sequence[int] | Rows) -> Batch:
+        """The batch of any rows, in any order.
+
+        Raises:
+            MismatchError: an input is not the one the teacher saw.
+            CorruptError: a stored row fails its checksum.
+
+        """
+        wanted = np.asarray(rows, np.int64)
+        inputs = self.dataset.inputs(wanted)
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(self.labels_N[wanted]), self._soft(wanted, inputs))
+
+    def _soft(self, rows: Rows, inputs: NDArray[np.generic]) -> SoftLabels | None:
+        if self.cache is None:
+            return None
+        record = self.cache.gather(0, self._places[rows])
+        check_fingerprints(inputs, record["input_crc32c"], self.dataset.ids[rows])
+        stored = {spec.name: torch.from_numpy(record[spec.name]) for spec in encodings.arrays(self._spec)}
+        return encodings.decode(self._spec, stored)
+
+
+def label_spec(cache: LabelCache) -> LabelSpec:
+    """Which labels a cache holds.
+
+    Raises:
+        CorruptError: its job describes labels that this version cannot read, or other arrays than these labels have.
+
+    """
+    try:
+        spec = TypeAdapter(LabelSpec).validate_python(cache.job.labels)
+        encodings.check(spec)
+    except (ValidationError, ConfigError) as error:
+        raise CorruptError(f"{cache.root}: its job describes labels that cannot be read: {error}") from None
+    expected = [(array.name, array.dtype, array.row_shape) for array in (*ROW_ARRAYS, *encodings.arrays(spec))]
+    if [(array.name, array.dtype, array.row_shape) for array in cache.job.arrays] != expected:
+        raise CorruptError(
+            f"{cache.root}: its job lists other arrays than its {spec.encoding} labels have. Make it again."
+        )
+    return spec
+
+
+def few_labels(labels_N: Rows, count: int, seed: int) -> Rows:
+    """Hide all true labels but `count`, the same number of each class as far as they go round.
+
+    Raises:
+        DatasetError: fewer labels than asked for.
+
+    """
+    known = np.flatnonzero(labels_N != UNLABELLED)
+    if known.size < count:
+        raise DatasetError(f"true_labels = {count}: the dataset has only {known.size} labelled samples. Ask for fewer.")
+    shuffled = generator("few labels", seed).permutation(known)
+    turn = np.empty(shuffled.size, np.int64)  # a sample's place among the samples of its class
+    for label in np.unique(labels_N[known]):
+        of_class = np.flatnonzero(labels_N[shuffled] == label)
+        turn[of_class] = np.arange(of_class.size)
+    kept = shuffled[np.argsort(turn, kind="stable")[:count]]
+    visible = np.full(labels_N.size, UNLABELLED)
+    visible[kept] = labels_N[kept]
+    return visible

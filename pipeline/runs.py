@@ -1,0 +1,192 @@
+"""A run folder: one network trained once, resumable at every epoch, with all that is needed to believe it.
+
+config.toml             the experiment with this run alone in it: training it again gives the same network
+metrics.jsonl           a line an epoch
+checkpoint.pt           the state after the last epoch, while the run is not done
+metrics.json            the result; its presence says that the run is done
+student.safetensors     the weights
+curve.png               loss and accuracy by epoch
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from pipeline.config import Training, ViewSettings
+from pipeline.datasets import Dataset
+from pipeline.errors import MismatchError
+from pipeline.models import count_parameters
+from pipeline.reader import Reader
+from pipeline.seeds import seed_of
+from pipeline.store.files import make_directory, write_durably
+from pipeline.training import Loss, accuracy, batches, epoch_order, predictor, run_epoch, start
+from pipeline.weights import save_state
+
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is made of.
+
+    `identity` is what decides its outcome, as plain JSON: a folder whose identity differs is another run's.
+    """
+
+    folder: Path
+    weights: Path
+    identity: Mapping[str, Any]
+    config: str
+    settings: Training
+    views: ViewSettings
+    seed: int
+
+    def clear(self) -> None:
+        """Forget an earlier run in this folder. Weights that no run of ours made are left alone."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+            self.weights.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Who learns, from what, told how, and what it is tested on."""
+
+    build: Callable[[], torch.nn.Module]
+    reader: Reader
+    loss: Loss
+    test: Dataset | None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a run reports and is asked to stop, after each epoch."""
+
+    stopped: Callable[[], bool]
+    progress: Callable[[int, Metrics], object]
+
+
+def finished(run: Run) -> Metrics | None:
+    """The metrics of a run that is done; None if there are none yet.
+
+    Raises:
+        MismatchError: the folder holds another run.
+
+    """
+    path = run.folder / "metrics.json"
+    if not (path.exists() and run.weights.exists()):
+        return None
+    metrics: Metrics = json.loads(path.read_text())
+    _check_identity(run, metrics["identity"])
+    return metrics
+
+
+def fit_seconds(weights: Path) -> float | None:
+    """How long a teacher's weights took to train, if they were trained here."""
+    path = weights.with_suffix("") / "metrics.json"
+    return float(json.loads(path.read_text())["seconds"]) if path.exists() else None
+
+
+def train(run: Run, lesson: Lesson, facts: Mapping[str, Any], watch: Watch) -> Metrics | None:
+    """Train to the end, from the last checkpoint if there is one; `facts` are kept with the metrics.
+
+    Returns:
+        The metrics, or None if asked to stop before the end; the same call goes on from the last whole epoch.
+
+    Raises:
+        MismatchError: the folder holds another run.
+
+    """
+    make_directory(run.folder)
+    saved = _checkpoint(run)
+    write_durably(run.folder / "config.toml", [run.config.encode()])
+    torch.manual_seed(seed_of("weights", run.seed))
+    network, length, size = lesson.build(), len(lesson.reader), run.settings.batch_size
+    learner = start(network, run.settings, run.views, run.settings.epochs * -(-length // size))
+    history: list[Metrics] = []
+    if saved:
+        learner.load_state(saved["learner"])
+        history = saved["history"]
+    for epoch in range(len(history), run.settings.epochs):
+        if watch.stopped():
+            return None
+        begun = perf_counter()
+        rows = epoch_order(lesson.reader.usable, length, run.seed, epoch)
+        losses = run_epoch(learner, map(lesson.reader.__getitems__, batches(rows, size)), lesson.loss, run.seed, epoch)
+        line: Metrics = {"epoch": epoch + 1, "loss": sum(losses) / len(losses)}
+        if lesson.test is not None:
+            line["test_accuracy"] = accuracy(predictor(learner), lesson.test, 4 * size)
+        history.append({**line, "learning_rate": learner.schedule.get_last_lr()[0], "seconds": perf_counter() - begun})
+        _save_progress(run, {"learner": learner.state(), "history": history, "identity": run.identity})
+        watch.progress(length, history[-1])
+    return _finish(run, network, history, facts)
+
+
+def _checkpoint(run: Run) -> dict[str, Any] | None:
+    path = run.folder / "checkpoint.pt"
+    if not path.exists():
+        return None
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    _check_identity(run, saved["identity"])
+    return saved
+
+
+def _save_progress(run: Run, state: dict[str, Any]) -> None:
+    buffer = BytesIO()
+    torch.save(state, buffer)
+    write_durably(run.folder / "checkpoint.pt", [buffer.getbuffer()])
+    lines = "".join(json.dumps(line) + "\n" for line in state["history"])
+    write_durably(run.folder / "metrics.jsonl", [lines.encode()])
+
+
+def _finish(run: Run, network: torch.nn.Module, history: list[Metrics], facts: Mapping[str, Any]) -> Metrics:
+    metrics: Metrics = {
+        "test_accuracy": history[-1].get("test_accuracy"),
+        "parameters": count_parameters(network),
+        "seconds": sum(line["seconds"] for line in history),
+        **facts,
+        "identity": dict(run.identity),
+    }
+    save_state(run.weights, network.state_dict())
+    write_durably(run.folder / "curve.png", [_curve(history)])
+    write_durably(run.folder / "metrics.json", [json.dumps(metrics, indent=2).encode()])
+    (run.folder / "checkpoint.pt").unlink()
+    return metrics
+
+
+def _check_identity(run: Run, found: Mapping[str, Any]) -> None:
+    changed = [
+        f"{key} was {found.get(key)!r} and is now {run.identity.get(key)!r}"
+        for key in sorted({*found, *run.identity})
+        if found.get(key) != run.identity.get(key)
+    ]
+    if changed:
+        raise MismatchError(
+            f"{run.folder} holds another run: {'; '.join(changed)}. Nothing was changed. "
+            "Name another place for this one, or start it over with --restart."
+        )
+
+
+def _curve(history: list[Metrics]) -> bytes:
+    """A PNG of loss and test accuracy by epoch."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  # slow to import, and needed once a run
+
+    epochs = [line["epoch"] for line in history]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(epochs, [line["loss"] for line in history], color="tab:blue", marker=".")
+    axes.set(xlabel="epoch", ylabel="training loss")
+    axes.yaxis.label.set_color("tab:blue")
+    if "test_accuracy" in history[0]:
+        right = axes.twinx()
+        right.plot(epochs, [100 * line["test_accuracy"] for line in history], color="tab:orange", marker=".")
+        right.set_ylabel("test accuracy (%)", color="tab:orange")
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()

@@ -1,0 +1,14 @@
+"""The label cache on disk: written once, proven by receipts, closed by a seal, read by mapping its files.
+
+layout      which shards and chunks there are: integers only
+canonical   one way of writing a JSON document, and no other way of reading it
+documents   the job, the receipts and the seal
+files       every durable write
+lock        one writer at a time
+shards      the bytes of a shard, as the Zarr v3 sharding codec has them
+group       the Zarr documents, and the door to zarr itself
+state       what is where in a cache, and how far it is
+writer      fills a cache, shard by shard
+mapped      reads a sealed cache by rows
+verify      holds every byte against its proof
+"""

@@ -1,0 +1,246 @@
+"""The documents of a cache: what was asked (the job), what is done (receipts), and that all of it is (the seal).
+
+What decides the bytes of a cache is kept apart from how it came about (`made`: when, where, how long, at which
+attempt). So the cache id, which covers only the first, is the same for a run that was interrupted and for one that was
+not.
+"""
+
+import builtins
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from pipeline.errors import ConfigError
+from pipeline.store.arrays import ROW_ARRAYS, StoredSpec, refuse_unfit
+from pipeline.store.canonical import FORMAT, Digest, Document, Signed, canonical, parse, sha256
+from pipeline.store.layout import Layout, Shard, shard_file_bytes
+
+__all__ = [
+    "FORMAT",
+    "ROW_ARRAYS",
+    "Difference",
+    "FileProof",
+    "Job",
+    "Made",
+    "Receipt",
+    "Seal",
+    "cache_id",
+    "parse_job",
+    "parse_receipt",
+    "parse_seal",
+]
+
+Count = Annotated[int, Field(ge=0, le=2**62)]
+MOST_SHARD_BYTES = 2**34
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field in which two jobs differ, dotted, and what it was and is now."""
+
+    field: str
+    was: str
+    now: str
+
+
+class Job(Document):
+    """What was asked: all that decides the labels. Immutable once written.
+
+    `dataset`, `views`, `teacher` and `labels` are whatever tells one from another; the rest says what the store holds.
+    """
+
+    remedy: ClassVar[str] = (
+        "A cache whose job is not known cannot be trusted: restore this file from a copy, or make the cache again."
+    )
+
+    format: Literal["softlabels/1"]
+    dataset: dict[str, JsonValue]
+    views: dict[str, JsonValue]
+    teacher: dict[str, JsonValue]
+    labels: dict[str, JsonValue]
+    rows: int
+    view_count: int
+    shard_rows: int
+    chunk_rows: int
+    arrays: tuple[StoredSpec, ...] = Field(strict=False)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        try:
+            largest = max(shard_file_bytes(spec, self.layout, self.layout.shard(0)) for spec in self.arrays)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        if largest > MOST_SHARD_BYTES:
+            raise ValueError(f"a shard file of {largest} bytes, of which {MOST_SHARD_BYTES} are allowed")
+        canonical(self.model_dump())
+        return self
+
+    @field_validator("arrays")
+    @classmethod
+    def _distinct(cls, arrays: tuple[StoredSpec, ...]) -> tuple[StoredSpec, ...]:
+        refuse_unfit(arrays)
+        return arrays
+
+    @property
+    def layout(self) -> Layout:
+        """How the rows are cut into shards and chunks."""
+        return Layout(self.rows, self.view_count, self.shard_rows, self.chunk_rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the job's bytes: what every receipt and the seal say they belong to."""
+        return sha256(self.to_bytes())
+
+    def bytes_of(self, shards: Iterable[Shard]) -> int:
+        """The exact size of these shards' files, all arrays together."""
+        return sum(shard_file_bytes(spec, self.layout, shard) for shard in shards for spec in self.arrays)
+
+    def differences(self, other: "Job") -> list[Difference]:
+        """Where another job (`now`) asks for something else than this one (`was`)."""
+        was, now = dict(_leaves(self.model_dump(), "")), dict(_leaves(other.model_dump(), ""))
+        return [
+            Difference(field, was.get(field, "nothing"), now.get(field, "nothing"))
+            for field in dict.fromkeys([*was, *now])
+            if was.get(field) != now.get(field)
+        ]
+
+
+class FileProof(Document):
+    """What a shard file holds."""
+
+    bytes: Count
+    sha256: Digest
+
+
+class Made(Document):
+    """How something came about. Nothing here decides what it is."""
+
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    host: str
+    attempt: Annotated[int, Field(gt=0, le=2**31)]  # the first run is 1, each that resumed one more
+    finished: str  # ISO 8601, UTC
+    versions: dict[str, str]
+
+
+class Receipt(Signed):
+    """Proof that one shard is done: the only one there is."""
+
+    remedy: ClassVar[str] = (
+        "If the cache is sealed, delete its seal.json; delete this receipt; and run the same `softlabels generate` "
+        "again: it makes this shard anew."
+    )
+
+    shard: Count
+    view: Count
+    start: Count
+    stop: Count
+    arrays: dict[str, FileProof]
+    ids_sha256: Digest  # of the shard's sample ids as little-endian int64: binds the files to their samples
+    job: Digest
+    made: Made
+
+    def fixed_part(self) -> dict[str, JsonValue]:
+        """All that the labels decide, and nothing of how they were made: the part the cache id covers."""
+        return self.model_dump(exclude={"made", "sha256"})
+
+    def refuse_misfit(self, job: Job, fingerprint: str, shard: Shard) -> None:
+        """Raise ValueError unless this is a receipt of that shard of the job of that (costly) fingerprint."""
+        found = (self.shard, self.view, self.start, self.stop)
+        expected = (shard.number, shard.view, shard.start, shard.stop)
+        if found != expected:
+            raise ValueError(f"it is for shard, view, start, stop = {found}, where {expected} was expected")
+        if self.job != fingerprint:
+            raise ValueError(f"it belongs to the job {self.job[:12]}, not to {fingerprint[:12]}")
+        sizes = {spec.name: shard_file_bytes(spec, job.layout, shard) for spec in job.arrays}
+        if {name: proof.bytes for name, proof in self.arrays.items()} != sizes:
+            raise ValueError("its arrays or their sizes are not those of the job")
+
+
+class Seal(Signed):
+    """Proof that every shard is done. Written last.
+
+    `about` holds free figures, such as the teacher's accuracy; no one decides anything by them.
+    """
+
+    remedy: ClassVar[str] = (
+        "Delete it and run the same `softlabels generate` again: it seals the cache anew, from its receipts."
+    )
+
+    format: Literal["softlabels/1"]
+    cache_id: Digest
+    job: Digest
+    rows: Count
+    views: Count
+    shards: Count
+    bytes: Count
+    receipts_sha256: Digest
+    made: Made
+    about: dict[str, JsonValue]
+
+    @classmethod
+    def of(
+        cls,
+        job: Job,
+        metadata: Mapping[str, builtins.bytes],
+        receipts: Sequence[Receipt],
+        made: Made,
+        about: Mapping[str, JsonValue],
+    ) -> Self:
+        """The seal of a job's receipts, one for each shard, in order."""
+        return cls.signed(
+            format=FORMAT,
+            cache_id=cache_id(job, metadata, receipts),
+            job=job.fingerprint,
+            rows=job.rows,
+            views=job.view_count,
+            shards=len(receipts),
+            bytes=sum(proof.bytes for receipt in receipts for proof in receipt.arrays.values()),
+            receipts_sha256=sha256(b"".join(receipt.to_bytes() for receipt in receipts)),
+            made=made.model_dump(),
+            about=dict(about),
+        )
+
+
+def cache_id(job: Job, metadata: Mapping[str, bytes], receipts: Sequence[Receipt]) -> str:
+    """What a cache is: its job, its Zarr documents and what its receipts prove.
+
+    How long it took, where and in how many attempts is left out: a run that was killed and resumed ends with the same
+    id as one that was not.
+    """
+    parts = {
+        "job": job.fingerprint,
+        "metadata": {path: sha256(data) for path, data in metadata.items()},
+        "receipts": [sha256(canonical(receipt.fixed_part())) for receipt in receipts],
+    }
+    return sha256(canonical(parts))
+
+
+def parse_job(data: bytes, path: Path) -> Job:
+    """The job in a file's bytes; CorruptError if they are no job, MismatchError if of another format version."""
+    return parse(Job, data, path)
+
+
+def parse_receipt(data: bytes, path: Path) -> Receipt:
+    """The receipt in a file's bytes; CorruptError if they are no receipt."""
+    return parse(Receipt, data, path)
+
+
+def parse_seal(data: bytes, path: Path) -> Seal:
+    """The seal in a file's bytes; CorruptError if they are no seal, MismatchError if of another format version."""
+    return parse(Seal, data, path)
+
+
+def _leaves(value: object, field: str) -> Iterator[tuple[str, str]]:
+    """Every leaf of a JSON value with its dotted name, as text."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{field}.{key}" if field else key)
+    elif isinstance(value, list | tuple) and value:
+        for place, item in enumerate(value):
+            yield from _leaves(item, f"{field}[{place}]")
+    else:
+        yield field, json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,75 @@
+"""One writer at a time: a lock that the kernel frees when its holder dies, however it dies."""
+
+import fcntl
+import os
+import platform
+import weakref
+from pathlib import Path
+from typing import Self
+
+from pipeline.errors import LockedError
+from pipeline.store.files import explained
+
+_held: "weakref.WeakSet[WriterLock]" = weakref.WeakSet()
+
+
+class WriterLock:
+    """An exclusive `flock` on a file that names its holder. Nothing in the file has to last: the lock is the kernel's.
+
+    Raises:
+        LockedError: another writer holds it.
+        StorageError: the file cannot be opened, or this file system has no locks.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with explained("open the writers' lock", path):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            with explained("lock this file", path):
+                self._take()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        _held.add(self)
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "a process that did not say"
+            raise LockedError(
+                f"{self._path.parent} is being written by {holder}; a cache has one writer at a time. Wait for it to "
+                "end, or stop it, then run this command again: what it has done is kept."
+            ) from None
+        os.truncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+
+    def release(self, *, remove: bool) -> None:
+        """Give the lock back. `remove` its file only once the cache is sealed, when no one has a use for it."""
+        if self not in _held:
+            return
+        _held.discard(self)
+        try:
+            if remove:
+                with explained("remove the writers' lock", self._path):
+                    self._path.unlink(missing_ok=True)
+        finally:
+            os.close(self._descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release(remove=False)
+
+
+def _forget() -> None:
+    """A forked child shares the lock: a loader's worker that outlives a killed writer would keep the next one out."""
+    for lock in list(_held):
+        _held.discard(lock)
+        os.close(lock._descriptor)  # noqa: SLF001 - this module's own class
+
+
+os.register_at_fork(after_in_child=_forget)

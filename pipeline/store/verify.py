@@ -1,0 +1,189 @@
+"""Holds every byte of a cache against its proof, and goes on after a problem to name them all.
+
+Shard files are held against receipts, receipts against the seal, the Zarr documents against the job. So is the digest
+of the sample ids in each shard: files put in each other's place are whole, and wrong.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from pipeline.errors import CorruptError, MismatchError, StorageError
+from pipeline.labels import ArraySpec
+from pipeline.store import files
+from pipeline.store.documents import Job, Receipt, Seal, parse_receipt, parse_seal
+from pipeline.store.group import metadata_documents, refuse_other_metadata
+from pipeline.store.layout import Layout, Shard
+from pipeline.store.shards import REPAIR, check_index, chunk_is_whole, decoded, ids_sha256, rows_in
+from pipeline.store.state import (
+    GROUP,
+    JOB,
+    LOCK,
+    SEAL,
+    read_job,
+    receipt_files,
+    receipt_path,
+    refuse_broken_seal,
+    refuse_foreign_receipt,
+    shard_path,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with one file."""
+
+    path: Path
+    what: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was verified: shards with a receipt, and the bytes of their files, of a whole cache or of one being made."""
+
+    sealed: bool
+    shards: int
+    bytes: int
+    problems: tuple[Problem, ...]
+
+
+class _Problems(list[Problem]):
+    """The problems so far."""
+
+    def attempt(self, path: Path, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """What a step returns; if it refuses, None, and the refusal is noted as a problem of the path."""
+        try:
+            return step(*args, **kwargs)
+        except (CorruptError, MismatchError, StorageError) as error:
+            self.append(Problem(path, str(error)))
+            return None
+
+
+def verify(path: Path, progress: Callable[[int], object] | None = None) -> Report:
+    """Verify a cache, sealed or not, as far as it is.
+
+    Args:
+        path: the cache's directory.
+        progress: told the size of each shard file once it is done with; the receipts say how many bytes there are in
+        all.
+
+    Raises:
+        IncompleteError: there is no cache at the path.
+        StorageError: the path is a file, or may not be read.
+
+    """
+    root = path.absolute()
+    sealed = os.path.lexists(root / SEAL)
+    try:
+        job = read_job(root)
+    except (CorruptError, MismatchError) as error:  # nothing tells what the rest should be
+        return Report(sealed, 0, 0, (Problem(root / JOB, str(error)),))
+    problems = _Problems()
+    seal = problems.attempt(root / SEAL, _seal, root)
+    receipts = _receipts(root, problems)
+    if owner := _other_owner(job, seal, receipts):  # all the rest would be held against the wrong job
+        what = f"is the job {job.fingerprint[:12]}, and what it should prove is of the job {owner[:12]}. {Job.remedy}"
+        return Report(sealed, 0, 0, (*problems, Problem(root / JOB, what)))
+    receipts = _of_job(root, job, receipts, problems)
+    documents = metadata_documents(job) if receipts or sealed else {}  # a cache just begun may not have them yet
+    for name, document in documents.items():
+        problems.attempt(root / GROUP / name, refuse_other_metadata, root / GROUP / name, document)
+    size = 0
+    for number, receipt in receipts.items():
+        for spec in job.arrays:
+            file = shard_path(root, spec, job.layout, job.layout.shard(number))
+            read = problems.attempt(file, _check_file, file, spec, job.layout, receipt) or 0
+            size += read
+            if progress:
+                progress(receipt.arrays[spec.name].bytes)
+    if seal:
+        problems += _seal_problems(root, job, receipts, seal)
+    problems += _strays(root, job)
+    return Report(sealed, len(receipts), size, tuple(problems))
+
+
+def _seal(root: Path) -> Seal | None:
+    data = files.read(root / SEAL)
+    return None if data is None else parse_seal(data, root / SEAL)
+
+
+def _receipts(root: Path, problems: _Problems) -> dict[int, Receipt]:
+    """The receipts that are receipts, whoever's."""
+    found = {int(file.stem): problems.attempt(file, _receipt, file) for file in receipt_files(root)}
+    return {number: receipt for number, receipt in found.items() if receipt}
+
+
+def _receipt(file: Path) -> Receipt:
+    return parse_receipt(files.read(file) or b"", file)
+
+
+def _other_owner(job: Job, seal: Seal | None, receipts: Mapping[int, Receipt]) -> str | None:
+    """The job that the seal, or else every receipt, belongs to, if it is another: then it is job.json that changed."""
+    owners = {seal.job} if seal else {receipt.job for receipt in receipts.values()}
+    return min(owners) if owners and job.fingerprint not in owners else None
+
+
+def _of_job(root: Path, job: Job, receipts: Mapping[int, Receipt], problems: _Problems) -> dict[int, Receipt]:
+    """The receipts that are this job's."""
+    fingerprint, before = job.fingerprint, len(problems)
+    own = {}
+    for number, receipt in receipts.items():
+        file = receipt_path(root, number)
+        problems.attempt(file, refuse_foreign_receipt, file, receipt, job, fingerprint)
+        if len(problems) == before:
+            own[number] = receipt
+        before = len(problems)
+    return own
+
+
+def _check_file(file: Path, spec: ArraySpec, layout: Layout, receipt: Receipt) -> int:
+    """The size of a shard file, or CorruptError over all that is wrong with it."""
+    data, shard = files.read(file), layout.shard(receipt.shard)
+    if data is None:
+        raise CorruptError(f"{file} is gone; its receipt says that it was written. {REPAIR}")
+    content = memoryview(data)
+    whole = hashlib.sha256(content).hexdigest() == receipt.arrays[spec.name].sha256
+    check_index(content, spec, layout, shard, file)
+    bad = [str(chunk) for chunk in range(layout.chunks_in(shard)) if not chunk_is_whole(content, chunk, spec, layout)]
+    if bad:
+        raise CorruptError(f"{file}: chunks without their checksum: {', '.join(bad)}. {REPAIR}")
+    if not whole:
+        raise CorruptError(f"{file} is a whole shard file, but not the one that its receipt is for. {REPAIR}")
+    if spec.name == "sample_id" and _stored_ids_sha256(content, spec, layout, shard) != receipt.ids_sha256:
+        raise CorruptError(f"{file} holds other samples than its receipt is for. {REPAIR}")
+    return len(content)
+
+
+def _stored_ids_sha256(content: memoryview, spec: ArraySpec, layout: Layout, shard: Shard) -> str:
+    return ids_sha256(decoded(rows_in(content, spec, layout, shard).reshape(-1)[: shard.rows], spec))
+
+
+def _seal_problems(root: Path, job: Job, receipts: Mapping[int, Receipt], seal: Seal) -> Iterator[Problem]:
+    """What a seal promises and is not there; a receipt that is there and damaged has been named already."""
+    absent = [path for number in range(job.layout.shards) if not (path := receipt_path(root, number)).exists()]
+    yield from (Problem(path, f"{path} is gone, and the cache is sealed. {REPAIR}") for path in absent)
+    if len(receipts) == job.layout.shards:
+        problems = _Problems()
+        problems.attempt(root / SEAL, refuse_broken_seal, root, job, receipts, seal)
+        yield from problems
+
+
+def _strays(root: Path, job: Job) -> Iterator[Problem]:
+    """Files that have no place in a cache. A shard without a receipt has one: it is work going on."""
+    known = {root / name for name in (JOB, SEAL, LOCK)}
+    known |= {root / GROUP / name for name in metadata_documents(job)} | set(receipt_files(root))
+    known |= {shard_path(root, spec, job.layout, shard) for spec in job.arrays for shard in job.layout.all_shards()}
+    for folder, folders, names in os.walk(root):
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in sorted(names + links):
+            path = Path(folder) / name
+            if path not in known and not files.is_leftover(name):
+                yield Problem(
+                    path, f"{path} is no part of the cache, and nothing reads it. Move it elsewhere, or delete it."
+                )

@@ -1,0 +1,70 @@
+"""The teacher: a frozen network that answers with logits. Stage two never reaches this package.
+
+Shape legend: N rows, C classes, X the shape of one input.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.config import TeacherSettings, ViewSettings
+from pipeline.devices import autocast, pick_device
+from pipeline.errors import TeacherError
+from pipeline.models import build, count_parameters
+from pipeline.views import normalise
+from pipeline.weights import fit_state, load_state
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network in eval mode on its device, with all that decides its answers."""
+
+    network: torch.nn.Module
+    device: torch.device
+    settings: TeacherSettings
+    views: ViewSettings
+
+    @property
+    def parameters(self) -> int:
+        """How many weights it has."""
+        return count_parameters(self.network)
+
+    @torch.inference_mode()
+    def logits(self, inputs_NX: NDArray[np.generic]) -> torch.Tensor:
+        """The logits of a batch, `[N, C]` in float32, on the teacher's device.
+
+        Raises:
+            TeacherError: the network does not answer with one row of logits an input.
+
+        """
+        inputs = normalise(torch.from_numpy(inputs_NX).to(self.device), self.views.mean, self.views.std)
+        if self.settings.channels_last and inputs.ndim == 4:  # noqa: PLR2004  # channels last is defined for [N, C, H, W]
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with autocast(self.device, self.settings.precision):
+            answer = self.network(inputs)
+        if not isinstance(answer, torch.Tensor) or answer.ndim != 2 or len(answer) != len(inputs_NX):  # noqa: PLR2004  # [N, C]
+            found = list(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+            raise TeacherError(
+                f"The teacher {self.settings.model} answered {found} to {len(inputs_NX)} inputs; expected a tensor "
+                f"[{len(inputs_NX)}, classes]. Wrap it in a module whose forward returns the logits."
+            )
+        return answer.float()
+
+
+def load_teacher(settings: TeacherSettings, views: ViewSettings, input_shape: tuple[int, ...], classes: int) -> Teacher:
+    """Build the network, fit its checkpoint, freeze it.
+
+    Raises:
+        TeacherError: the checkpoint is missing or does not fit.
+        ConfigError: an unknown model, wrong options, or a device that is not there.
+
+    """
+    device = pick_device(settings.device)
+    network = build(settings.model, settings.options, input_shape, classes)
+    fit_state(network, load_state(settings.checkpoint), settings.checkpoint)
+    network.eval().requires_grad_(requires_grad=False).to(device)
+    if settings.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch takes it, its stubs do not
+    return Teacher(network, device, settings, views)

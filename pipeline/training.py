@@ -1,0 +1,182 @@
+"""A plain training loop: one step, one epoch, one evaluation. Teachers and students learn through the same one.
+
+Shape legend: N rows of a batch, X the shape of one input, C classes.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchmetrics.classification import MulticlassAccuracy
+
+from pipeline.config import Training, ViewSettings
+from pipeline.datasets import Dataset
+from pipeline.devices import autocast, pick_device
+from pipeline.errors import DatasetError, TrainingError
+from pipeline.labels import DenseLabels, SoftLabels, SparseLabels
+from pipeline.reader import Batch, Rows
+from pipeline.seeds import generator, seed_of
+from pipeline.views import normalise
+
+Loss = Callable[[torch.Tensor, torch.Tensor, SoftLabels | None], torch.Tensor]
+"""From student logits [N, C], true labels [N] (-1 unknown) and soft labels to a loss a row, [N]."""
+
+OPTIMIZERS: dict[str, Callable[[Iterable[torch.nn.Parameter], Training], torch.optim.Optimizer]] = {
+    "adamw": lambda weights, s: torch.optim.AdamW(weights, lr=s.learning_rate, weight_decay=s.weight_decay),
+    "sgd": lambda weights, s: torch.optim.SGD(
+        weights, lr=s.learning_rate, momentum=s.momentum, weight_decay=s.weight_decay
+    ),
+}
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda _: 1.0,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+}
+
+
+def rate_factor(settings: Training, step: int, steps: int) -> float:
+    """What the learning rate is multiplied by at a step: a linear warm-up from zero, then the schedule.
+
+    >>> [rate_factor(Training(warmup=0.5, schedule="constant"), step, 4) for step in range(4)]
+    [0.5, 1.0, 1.0, 1.0]
+    """
+    warm = round(settings.warmup * steps)
+    if step < warm:
+        return (step + 1) / warm
+    return SCHEDULES[settings.schedule]((step - warm) / max(1, steps - warm))
+
+
+def epoch_order(usable: Rows, length: int, seed: int, epoch: int) -> Rows:
+    """The rows of an epoch, `[length]`: the usable ones shuffled, again and again until the epoch is full.
+
+    An epoch is as long for a student that sees few samples as for one that sees all, so the number of steps is equal.
+    """
+    dice = generator("order", seed, epoch)
+    rounds = [dice.permutation(usable) for _ in range(math.ceil(length / usable.size))]
+    return np.concatenate(rounds)[:length]
+
+
+def batches(rows: Rows, batch_size: int) -> Iterator[Rows]:
+    """Rows cut into batches; the last may be shorter."""
+    for start in range(0, rows.size, batch_size):
+        yield rows[start : start + batch_size]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network being trained, with the state of its optimisation."""
+
+    network: torch.nn.Module
+    settings: Training
+    views: ViewSettings
+    device: torch.device
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    scaler: torch.amp.GradScaler
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        parts = (self.network, self.optimizer, self.schedule, self.scaler)
+        return dict(zip(_PARTS, (part.state_dict() for part in parts), strict=True))
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state as if never stopped."""
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
+
+
+_PARTS = ("network", "optimizer", "schedule", "scaler")
+
+
+def start(network: torch.nn.Module, settings: Training, views: ViewSettings, steps: int) -> Learner:
+    """A learner at its first step, on its device."""
+    device = pick_device(settings.device)
+    network.to(device)
+    optimizer = OPTIMIZERS[settings.optimizer](network.parameters(), settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(settings, step, steps))
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
+    return Learner(network, settings, views, device, optimizer, schedule, scaler)
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The same batch on a device."""
+    return Batch(batch.inputs_NX.to(device), batch.labels_N.to(device), _soft_on(batch.soft, device))
+
+
+def _soft_on(soft: SoftLabels | None, device: torch.device) -> SoftLabels | None:
+    if not isinstance(soft, DenseLabels | SparseLabels):
+        return None
+    moved = {name: value.to(device) for name, value in vars(soft).items() if isinstance(value, torch.Tensor)}
+    return type(soft)(**{**vars(soft), **moved})
+
+
+def step(learner: Learner, batch: Batch, loss: Loss) -> float:
+    """One step of optimisation on a batch; the mean loss before it."""
+    batch = on_device(batch, learner.device)
+    inputs = normalise(batch.inputs_NX, learner.views.mean, learner.views.std)
+    with autocast(learner.device, learner.settings.precision):
+        logits = learner.network(inputs)
+    mean = loss(logits.float(), batch.labels_N, batch.soft).mean()
+    learner.optimizer.zero_grad(set_to_none=True)
+    learner.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+    if learner.settings.clip_norm is not None:
+        learner.scaler.unscale_(learner.optimizer)
+        torch.nn.utils.clip_grad_norm_(learner.network.parameters(), learner.settings.clip_norm)
+    learner.scaler.step(learner.optimizer)
+    learner.scaler.update()
+    learner.schedule.step()
+    return mean.item()
+
+
+def run_epoch(learner: Learner, data: Iterable[Batch], loss: Loss, seed: int, epoch: int) -> list[float]:
+    """Every step of an epoch; the loss of each. Dropout draws from the epoch's own seed, also when resumed.
+
+    Raises:
+        TrainingError: the loss is not finite.
+
+    """
+    torch.manual_seed(seed_of("epoch", seed, epoch))
+    learner.network.train()
+    losses = []
+    for batch in data:
+        losses.append(step(learner, batch, loss))
+        if not math.isfinite(losses[-1]):
+            raise TrainingError(
+                f"Training diverged: the loss of step {len(losses)} of epoch {epoch + 1} is {losses[-1]}. "
+                "Lower learning_rate, or set clip_norm."
+            )
+    return losses
+
+
+def predictor(learner: Learner) -> Callable[[NDArray[np.generic]], torch.Tensor]:
+    """The learner's network as it stands, from inputs `[N, X]` to logits `[N, C]`."""
+
+    def predict(inputs_NX: NDArray[np.generic]) -> torch.Tensor:
+        learner.network.eval()
+        inputs = torch.from_numpy(inputs_NX).to(learner.device)
+        logits: torch.Tensor = learner.network(normalise(inputs, learner.views.mean, learner.views.std))
+        return logits
+
+    return predict
+
+
+@torch.inference_mode()
+def accuracy(predict: Callable[[NDArray[np.generic]], torch.Tensor], dataset: Dataset, batch_size: int) -> float:
+    """The share of a dataset's labelled samples whose largest logit is the true class's.
+
+    Raises:
+        DatasetError: the dataset has no true label.
+
+    """
+    if dataset.labels is None or dataset.classes is None or not (dataset.labels >= 0).any():
+        raise DatasetError(
+            "[test] has no true labels, so accuracy cannot be measured on it. Give it labels or leave it out."
+        )
+    right = MulticlassAccuracy(dataset.classes, average="micro")
+    for rows in batches(np.flatnonzero(dataset.labels >= 0), batch_size):
+        right.update(predict(dataset.inputs(rows)).cpu(), torch.from_numpy(dataset.labels[rows]))
+    return float(right.compute())

@@ -1,0 +1,43 @@
+"""The view of a sample: the very input that a network sees, the same whoever asks, and its fingerprint.
+
+A view is named by (seed, sample id, view number). There is one view a sample now, the sample itself. Its fingerprint is
+taken of the dataset's own bytes, before the normalisation, which runs on the device.
+
+Shape legend: N rows, X the shape of one input.
+"""
+
+import numpy as np
+import torch
+from crc32c import crc32c
+from numpy.typing import NDArray
+
+from pipeline.errors import MismatchError
+
+NAMED = 5
+
+
+def fingerprints(inputs_NX: NDArray[np.generic]) -> NDArray[np.uint32]:
+    """The crc32c of each row's bytes: `[N]`."""
+    return np.fromiter((crc32c(row) for row in np.ascontiguousarray(inputs_NX)), np.uint32, len(inputs_NX))
+
+
+def check_fingerprints(inputs_NX: NDArray[np.generic], stored_N: NDArray[np.generic], ids_N: NDArray[np.int64]) -> None:
+    """Refuse inputs that are not those which the teacher saw.
+
+    Raises:
+        MismatchError: naming the first samples whose crc32c differs.
+
+    """
+    strangers = ids_N[fingerprints(inputs_NX) != stored_N]
+    if strangers.size:
+        named = ", ".join(map(str, strangers[:NAMED])) + (", …" if strangers.size > NAMED else "")
+        raise MismatchError(
+            f"{strangers.size} of the {ids_N.size} inputs of this batch are not the ones the teacher saw (sample ids "
+            f"{named}): their crc32c is not the cached one. The dataset has changed since the cache was made, so its "
+            "labels do not belong to it. Restore the dataset, or make a new cache."
+        )
+
+
+def normalise(inputs_NX: torch.Tensor, mean: float, std: float) -> torch.Tensor:
+    """(x - mean) / std in float32, on the tensor's own device."""
+    return (inputs_NX.to(torch.float32) - mean) / std

@@ -1,0 +1,91 @@
+"""Weights on disk: safetensors, or tensors alone by `torch.load(weights_only=True)`; never a pickle that runs code."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from pipeline.errors import TeacherError
+from pipeline.store.files import write_durably
+
+NAMED = 3
+
+State = dict[str, torch.Tensor]
+
+
+def save_state(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write a state as safetensors, whole or not at all."""
+    write_durably(path, [save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})])
+
+
+def load_state(path: Path) -> State:
+    """Read a state from a safetensors file, else from a `torch.save` of tensors alone.
+
+    Raises:
+        TeacherError: there is no such file, or it is neither.
+
+    """
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else _load_tensors(path)
+    except FileNotFoundError:
+        raise TeacherError(f"{path}: there is no such checkpoint.") from None
+    except (SafetensorError, OSError) as error:
+        raise TeacherError(f"{path}: this checkpoint cannot be read as safetensors: {error}.") from None
+
+
+def _load_tensors(path: Path) -> State:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever is in it, it is not tensors alone
+        raise TeacherError(
+            f"{path}: this checkpoint is not a plain state of tensors ({type(error).__name__}); anything else could "
+            "run code when it is loaded: refused. Save the model's state_dict() with safetensors and name that file."
+        ) from None
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise TeacherError(
+            f"{path}: found {type(state).__name__}, expected a state of named tensors. Save the model's state_dict()."
+        )
+    return dict(state)
+
+
+def fit_state(model: torch.nn.Module, state: State, path: Path) -> None:
+    """Put a state into a model.
+
+    Raises:
+        TeacherError: naming the first tensors that are missing, unknown or of another shape.
+
+    """
+    own = model.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in state]
+    wrong += [f"{name} is unknown to the model" for name in state if name not in own]
+    wrong += [
+        f"{name} has shape {list(state[name].shape)}, the model wants {list(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - NAMED} more)" if len(wrong) > NAMED else ""
+        raise TeacherError(
+            f"{path}: this checkpoint does not fit {type(model).__name__}: {'; '.join(wrong[:NAMED])}{more}. "
+            "Name the model and its options as they were when the checkpoint was made."
+        )
+    model.load_state_dict(state)
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a checkpoint file, as hex; no model is built and no tensor is read.
+
+    Raises:
+        TeacherError: there is no such file.
+
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise TeacherError(f"{path}: this checkpoint cannot be read: {error.strerror}.") from None

@@ -1,0 +1,1 @@
+"""The programs: verbs that compose the library and report, nothing more."""

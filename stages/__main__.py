@@ -1,0 +1,179 @@
+"""The door of click: `python -m stages`, and the console script `softlabels`.
+
+Commands import what they run when they run, so that `--help` answers at once.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline import __version__
+from pipeline.errors import SoftLabelsError
+
+if TYPE_CHECKING:
+    from pipeline.config import Experiment
+    from stages.report import Report
+
+EPILOG = """Exit codes: 0 done · 1 error · 2 usage or config · 3 corrupt · 4 incomplete · 5 fingerprint mismatch ·
+6 locked by another writer · 7 no space or I/O · 75 stopped by SIGTERM, resumable · 130 Ctrl-C."""
+
+Command = Callable[..., Any]
+
+
+def _experiment_options(command: Command) -> Command:
+    for decorate in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override a key, e.g. --set cache.path=caches/b.",
+        ),
+        click.argument("config", type=click.Path(path_type=Path)),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _cache_options(command: Command) -> Command:
+    for decorate in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text."),
+        click.argument("cache", type=click.Path(path_type=Path)),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _load(config: Path, overrides: tuple[str, ...]) -> "Experiment":
+    from pipeline.config import load
+
+    return load(config, overrides)
+
+
+def _finish(report: "Report", *, as_json: bool) -> None:
+    click.echo(json.dumps(report.facts, default=str) if as_json else report.text)
+    sys.exit(report.exit_code)
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="softlabels")
+def cli() -> None:
+    """Ask the teacher once, train students ever after.
+
+    An experiment is one TOML file. `generate` asks its teacher for soft labels and writes them to a label cache;
+    `train` trains its students from the cache and never loads the teacher. Every command can be stopped at any
+    moment and run again: it goes on where it was.
+    """
+
+
+@cli.command()
+@_experiment_options
+def plan(config: Path, overrides: tuple[str, ...], *, as_json: bool) -> None:
+    """Say what generate would do: rows, bytes, time, free disk.
+
+    Rows, shards and bytes are exact. The time is estimated from a few real batches. Nothing is written.
+    """
+    from stages.soft_labels import plan
+
+    _finish(plan(_load(config, overrides)), as_json=as_json)
+
+
+@cli.command("fit-teacher")
+@_experiment_options
+@click.option("--restart", is_flag=True, help="Throw away the teacher trained before, and train it again.")
+def fit_teacher(config: Path, overrides: tuple[str, ...], *, as_json: bool, restart: bool) -> None:
+    """Train the teacher by [teacher.fit], if its checkpoint does not exist."""
+    from stages.fit_teacher import fit_teacher
+
+    _finish(fit_teacher(_load(config, overrides), restart=restart), as_json=as_json)
+
+
+@cli.command()
+@_experiment_options
+def generate(config: Path, overrides: tuple[str, ...], *, as_json: bool) -> None:
+    """Stage one: ask the teacher once, write the label cache.
+
+    The same command again resumes a run that was cut short, and does nothing when the cache is complete. A cache that
+    another teacher, dataset or encoding made is refused, and left as it is.
+    """
+    from stages.soft_labels import generate
+
+    _finish(generate(_load(config, overrides)), as_json=as_json)
+
+
+@cli.command()
+@_experiment_options
+@click.option(
+    "--student", "students", multiple=True, metavar="NAME", help="A student to train; may be repeated. Default: all."
+)
+@click.option(
+    "--runs", type=click.Path(path_type=Path), help="Where run folders go. Default: runs/ and the config's name."
+)
+@click.option("--restart", is_flag=True, help="Throw away these students' earlier runs, and train them again.")
+def train(
+    config: Path,
+    overrides: tuple[str, ...],
+    students: tuple[str, ...],
+    runs: Path | None,
+    *,
+    as_json: bool,
+    restart: bool,
+) -> None:
+    """Stage two: train students from the label cache, without the teacher.
+
+    Ends with a table of the students, their baselines and the teacher. A run that is done is not done again.
+    """
+    from stages.train_student import train_students
+
+    folder = runs or Path("runs") / config.stem
+    _finish(train_students(_load(config, overrides), students, folder, restart=restart), as_json=as_json)
+
+
+@cli.command()
+@_cache_options
+def inspect(cache: Path, *, as_json: bool) -> None:
+    """Say what a label cache is, who made it and how far it is."""
+    from stages.inspect_cache import inspect
+
+    _finish(inspect(cache), as_json=as_json)
+
+
+@cli.command()
+@_cache_options
+def verify(cache: Path, *, as_json: bool) -> None:
+    """Check every byte of a label cache against its receipts.
+
+    Exit code 0: all is as it was written. 3: something is not, and the files are named. 4: no seal yet.
+    """
+    from stages.verify_cache import verify
+
+    _finish(verify(cache), as_json=as_json)
+
+
+def main() -> None:
+    """Run the command line; what a user can cause ends in one paragraph and an exit code."""
+    try:
+        cli(standalone_mode=False)
+    except SoftLabelsError as error:
+        _refuse(str(error), error.exit_code)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _refuse("Stopped by Ctrl-C. Run the same command again to go on.", 130)
+
+
+def _refuse(message: str, exit_code: int) -> None:
+    if "--json" in sys.argv:
+        click.echo(json.dumps({"error": message, "exit_code": exit_code}))
+    click.echo(f"softlabels: {message}", err=True)
+    sys.exit(exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Train the teacher on true labels, once, with the loop that students learn through."""
+
+import torch
+
+from pipeline.config import Experiment, Training, dump
+from pipeline.datasets import Dataset, content_digest
+from pipeline.errors import TeacherError
+from pipeline.labels import SoftLabels
+from pipeline.losses import cross_entropy
+from pipeline.models import build
+from pipeline.reader import Reader
+from pipeline.runs import Lesson, Metrics, Run, Watch, finished, train
+from stages.bars import bar
+from stages.report import Report, duration
+from stages.signals import stop_on_signals
+from stages.sources import open_source, open_test
+
+
+def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
+    """Train the teacher of an experiment, unless its checkpoint exists.
+
+    Raises:
+        TeacherError: no checkpoint, and no `[teacher.fit]` to make one.
+        MismatchError: the checkpoint was trained with other settings.
+        StoppedError: asked to stop; the last whole epoch is kept.
+
+    """
+    teacher = experiment.teacher
+    if teacher.fit is None:
+        if teacher.checkpoint.exists():
+            return Report({"checkpoint": str(teacher.checkpoint)}, f"The teacher is there: {teacher.checkpoint}.")
+        raise TeacherError(
+            f"{teacher.checkpoint}: there is no such checkpoint, and the experiment has no [teacher.fit] to train one. "
+            "Put the checkpoint there, or add [teacher.fit] (epochs, learning_rate, …)."
+        )
+    dataset = open_source(experiment.dataset)
+    run = _run(experiment, teacher.fit, dataset)
+    if restart:
+        run.clear()
+    metrics = finished(run)
+    if metrics is None and teacher.checkpoint.exists() and not run.folder.exists():
+        return Report({"checkpoint": str(teacher.checkpoint)}, f"The teacher is there: {teacher.checkpoint}.")
+    title = "trained already" if metrics else "trained"
+    metrics = metrics or _fit(experiment, run, dataset)
+    reached = "" if metrics["test_accuracy"] is None else f"; test accuracy {100 * metrics['test_accuracy']:.2f} %"
+    return Report(
+        {"checkpoint": str(teacher.checkpoint), **metrics},
+        f"The teacher is {title}: {teacher.checkpoint} ({metrics['parameters']:,} parameters, "
+        f"{duration(metrics['seconds'])}{reached}).",
+    )
+
+
+def _run(experiment: Experiment, settings: Training, dataset: Dataset) -> Run:
+    teacher, views = experiment.teacher, experiment.views
+    identity = {
+        "model": teacher.model,
+        "options": teacher.options,
+        "mean": views.mean,
+        "std": views.std,
+        "dataset": experiment.dataset.version or content_digest(dataset),
+        **settings.model_dump(mode="json", exclude={"device"}),
+    }
+    folder = teacher.checkpoint.with_suffix("")
+    return Run(folder, teacher.checkpoint, identity, dump(experiment), settings, views, settings.seed)
+
+
+def _fit(experiment: Experiment, run: Run, dataset: Dataset) -> Metrics:
+    def network() -> torch.nn.Module:
+        return build(experiment.teacher.model, experiment.teacher.options, dataset.input_shape, dataset.classes or 0)
+
+    def loss(logits_NC: torch.Tensor, labels_N: torch.Tensor, _: SoftLabels | None) -> torch.Tensor:
+        return cross_entropy(logits_NC, labels_N)
+
+    test = open_test(experiment, dataset)
+    with stop_on_signals() as stop, bar("teacher", run.settings.epochs * len(dataset)) as rows:
+        metrics = train(
+            run, Lesson(network, Reader(dataset), loss, test), {}, Watch(stop, lambda done, _: rows.update(done))
+        )
+    if metrics is None:
+        raise stop.error("The last whole epoch is kept.")
+    return metrics

@@ -1,0 +1,68 @@
+"""Say what a label cache is, who made it and how far it is, from its documents alone."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.store.state import State, read_state
+from stages.report import Report, duration, size
+
+INCOMPLETE = 4
+
+
+def inspect(path: Path) -> Report:
+    """The facts of a cache; exit code 4 while it has no seal.
+
+    Raises:
+        IncompleteError: there is no cache at the path.
+        CorruptError: one of its documents is not what was written.
+
+    """
+    state = read_state(path)
+    facts = _facts(path, state)
+    return Report(facts, _text(facts), 0 if state.seal else INCOMPLETE)
+
+
+def _facts(path: Path, state: State) -> dict[str, Any]:
+    job, receipts, seal = state.job, list(state.receipts.values()), state.seal
+    return {
+        "cache": str(path),
+        "sealed": seal is not None,
+        "cache_id": seal.cache_id if seal else None,
+        "job": job.fingerprint,
+        "rows": job.rows,
+        "views": job.view_count,
+        "shards": job.layout.shards,
+        "shards_done": len(receipts),
+        "bytes": sum(proof.bytes for receipt in receipts for proof in receipt.arrays.values()),
+        "seconds": sum(receipt.made.seconds for receipt in receipts),
+        "hosts": sorted({receipt.made.host for receipt in receipts}),
+        "attempts": max((receipt.made.attempt for receipt in receipts), default=0),
+        "versions": seal.made.versions if seal else {},
+        "asked": {"dataset": job.dataset, "views": job.views, "teacher": job.teacher, "labels": job.labels},
+        "arrays": {spec.name: f"{spec.dtype} {list(spec.row_shape)}" for spec in job.arrays},
+        "about": seal.about if seal else {},
+    }
+
+
+def _text(facts: dict[str, Any]) -> str:
+    state = (
+        f"sealed, cache id {facts['cache_id']}" if facts["sealed"] else "NOT SEALED: run `softlabels generate` again"
+    )
+    made = f"{duration(facts['seconds'])} in {facts['attempts']} attempt(s) on {_listed(facts['hosts']) or 'no host'}"
+    asked = "\n".join(f"{section:<9} {_listed(facts['asked'][section])}" for section in facts["asked"])
+    return (
+        f"cache     {facts['cache']}\n"
+        f"state     {state}\n"
+        f"rows      {facts['rows']:,} in {facts['views']} view(s)\n"
+        f"shards    {facts['shards_done']:,} of {facts['shards']:,} done, {size(facts['bytes'])}\n"
+        f"made      {made}\n"
+        f"{asked}\n"
+        f"arrays    {_listed(facts['arrays'])}\n"
+        f"about     {_listed(facts['about'])}"
+    )
+
+
+def _listed(value: dict[str, Any] | list[str]) -> str:
+    """On one line, with control characters shown and not obeyed: a foreign cache must not drive the terminal."""
+    items = (f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else iter(value)
+    return ", ".join(item.encode("unicode_escape").decode() if not item.isprintable() else item for item in items)

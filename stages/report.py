@@ -1,0 +1,60 @@
+"""What a program says at its end: facts for machines, text for people."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+KILO = 1000
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of one command."""
+
+    facts: dict[str, Any]
+    text: str
+    exit_code: int = 0
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned: the first to the left, the others to the right.
+
+    >>> print(table(["who", "accuracy"], [["alone", "81.0 %"], ["distilled", "9.5 %"]]))
+    who        accuracy
+    alone        81.0 %
+    distilled     9.5 %
+    """
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    )
+
+
+def size(count: float) -> str:
+    """A number of bytes for people.
+
+    >>> size(999), size(51_732), size(3.2e12)
+    ('999 B', '51.7 kB', '3.2 TB')
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < KILO or unit == "TB":
+            break
+        count /= KILO
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(4.26), duration(75), duration(7260)
+    ('4.3 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:  # noqa: PLR2004  # a minute
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

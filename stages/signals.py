@@ -1,0 +1,49 @@
+"""SIGTERM and Ctrl-C as a question that long work asks now and then. A second signal stops at once."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from pipeline.errors import StoppedError
+
+EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
+
+
+@dataclass
+class Stop:
+    """Whether a signal has asked to stop, and which."""
+
+    asked: signal.Signals | None = None
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.asked is not None
+
+    def error(self, kept: str) -> StoppedError:
+        """The error to end with, given what is kept."""
+        assert self.asked is not None
+        return StoppedError(
+            f"Stopped by {self.asked.name}. {kept} Run the same command again to go on.", EXIT_CODES[self.asked]
+        )
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Turn the first SIGTERM or SIGINT into a request; the second has its usual effect."""
+    stop = Stop()
+    before = {number: signal.getsignal(number) for number in EXIT_CODES}
+
+    def ask(number: int, _: FrameType | None) -> None:
+        stop.asked = signal.Signals(number)
+        for each in EXIT_CODES:
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in EXIT_CODES:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

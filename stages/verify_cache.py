@@ -1,0 +1,41 @@
+"""Check every byte of a label cache against its receipts."""
+
+from pathlib import Path
+
+from pipeline.store.verify import Report as Verified
+from pipeline.store.verify import verify as verify_store
+from stages.bars import bar
+from stages.report import Report, size
+
+CORRUPT, INCOMPLETE = 3, 4
+
+
+def verify(path: Path) -> Report:
+    """Every problem of a cache, by file; exit code 0 if there is none, 3 if there is, 4 while it has no seal.
+
+    Raises:
+        IncompleteError: there is no cache at the path.
+
+    """
+    with bar("verify", 0, unit="B") as progress:
+        found = verify_store(path, progress.update)
+    problems = [{"path": str(problem.path), "what": problem.what} for problem in found.problems]
+    facts = {
+        "cache": str(path),
+        "sealed": found.sealed,
+        "shards": found.shards,
+        "bytes": found.bytes,
+        "problems": problems,
+    }
+    return Report(facts, _text(path, found), CORRUPT if problems else 0 if found.sealed else INCOMPLETE)
+
+
+def _text(path: Path, found: Verified) -> str:
+    checked = f"{path}: {found.shards:,} shards, {size(found.bytes)} verified"
+    if found.problems:
+        return "\n".join([f"{checked}; {len(found.problems)} problem(s):", *(f"  {p.what}" for p in found.problems)])
+    if not found.sealed:
+        return (
+            f"{checked}, all as written; but the cache has no seal yet. Run `softlabels generate` again to finish it."
+        )
+    return f"{checked}: every byte is as it was written."
