@@ -157,6 +157,7 @@ class Training(Settings):
     """The share of all steps over which the learning rate rises from zero."""
     clip_norm: PositiveFloat | None = None
     precision: Precision = "float32"
+    channels_last: bool = False
     device: Device = "auto"
 
 

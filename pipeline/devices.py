@@ -32,3 +32,10 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, DTYPES[precision])
+
+
+def place(network: torch.nn.Module, device: torch.device, *, channels_last: bool) -> None:
+    """Move a network to a device; with `channels_last` its convolutions run in that memory format, often faster."""
+    network.to(device)
+    if channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch takes it, its stubs do not

@@ -9,8 +9,9 @@ curve.png               loss and accuracy by epoch
 """
 
 import json
-import shutil
+import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -21,15 +22,23 @@ import torch
 
 from pipeline.config import Training, ViewSettings
 from pipeline.datasets import Dataset
-from pipeline.errors import MismatchError
+from pipeline.errors import CorruptError, MismatchError
 from pipeline.models import count_parameters
 from pipeline.reader import Reader
 from pipeline.seeds import seed_of
-from pipeline.store.files import make_directory, write_durably
-from pipeline.training import Loss, accuracy, batches, epoch_order, predictor, run_epoch, start
+from pipeline.store.files import make_directory, read, remove, write_durably
+from pipeline.training import Learner, Loss, accuracy, batches, epoch_order, predictor, run_epoch, start
 from pipeline.weights import save_state
 
 Metrics = dict[str, Any]
+
+CONFIG, LINES, CHECKPOINT, METRICS, CURVE = (
+    "config.toml",
+    "metrics.jsonl",
+    "checkpoint.pt",
+    "metrics.json",
+    "curve.png",
+)
 
 
 @dataclass(frozen=True)
@@ -48,10 +57,11 @@ class Run:
     seed: int
 
     def clear(self) -> None:
-        """Forget an earlier run in this folder. Weights that no run of ours made are left alone."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-            self.weights.unlink(missing_ok=True)
+        """Forget an earlier run in this folder. What no run of ours made is left alone, weights too."""
+        # No run writes its weights without a checkpoint beside it, which goes only once the metrics are there.
+        if any((self.folder / name).exists() for name in (CHECKPOINT, METRICS)):
+            for path in (self.weights, *(self.folder / name for name in (CONFIG, LINES, CURVE, METRICS, CHECKPOINT))):
+                remove(path)
 
 
 @dataclass(frozen=True)
@@ -77,20 +87,35 @@ def finished(run: Run) -> Metrics | None:
 
     Raises:
         MismatchError: the folder holds another run.
+        CorruptError: its metrics are not what a run wrote.
 
     """
-    path = run.folder / "metrics.json"
-    if not (path.exists() and run.weights.exists()):
-        return None
-    metrics: Metrics = json.loads(path.read_text())
-    _check_identity(run, metrics["identity"])
+    metrics = _metrics(run.folder / METRICS) if run.weights.exists() else None
+    if metrics:
+        _check_identity(run, metrics["identity"])
     return metrics
 
 
 def fit_seconds(weights: Path) -> float | None:
-    """How long a teacher's weights took to train, if they were trained here."""
-    path = weights.with_suffix("") / "metrics.json"
-    return float(json.loads(path.read_text())["seconds"]) if path.exists() else None
+    """How long a teacher's weights took to train; None if no run here says so."""
+    with suppress(CorruptError):
+        metrics = _metrics(weights.with_suffix("") / METRICS)
+        return metrics["seconds"] if metrics else None
+    return None
+
+
+def _metrics(path: Path) -> Metrics | None:
+    data = read(path)
+    if data is None:
+        return None
+    try:
+        metrics: Metrics = json.loads(data)
+        return {**metrics, "seconds": float(metrics["seconds"]), "identity": dict(metrics["identity"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptError(
+            f"{path} is not what a run wrote at its end ({type(error).__name__}: {error}). Delete it and run the same "
+            "command again: it trains this network anew."
+        ) from None
 
 
 def train(run: Run, lesson: Lesson, facts: Mapping[str, Any], watch: Watch) -> Metrics | None:
@@ -100,18 +125,19 @@ def train(run: Run, lesson: Lesson, facts: Mapping[str, Any], watch: Watch) -> M
         The metrics, or None if asked to stop before the end; the same call goes on from the last whole epoch.
 
     Raises:
-        MismatchError: the folder holds another run.
+        MismatchError: the folder holds another run, or one of a network that was built otherwise.
+        CorruptError: its checkpoint is damaged.
 
     """
     make_directory(run.folder)
     saved = _checkpoint(run)
-    write_durably(run.folder / "config.toml", [run.config.encode()])
+    write_durably(run.folder / CONFIG, [run.config.encode()])
     torch.manual_seed(seed_of("weights", run.seed))
     network, length, size = lesson.build(), len(lesson.reader), run.settings.batch_size
     learner = start(network, run.settings, run.views, run.settings.epochs * -(-length // size))
     history: list[Metrics] = []
     if saved:
-        learner.load_state(saved["learner"])
+        _go_on(run, learner, saved["learner"])
         history = saved["history"]
     for epoch in range(len(history), run.settings.epochs):
         if watch.stopped():
@@ -129,20 +155,47 @@ def train(run: Run, lesson: Lesson, facts: Mapping[str, Any], watch: Watch) -> M
 
 
 def _checkpoint(run: Run) -> dict[str, Any] | None:
-    path = run.folder / "checkpoint.pt"
-    if not path.exists():
+    path = run.folder / CHECKPOINT
+    data = read(path)
+    if data is None:
         return None
-    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    _check_identity(run, saved["identity"])
+    try:
+        saved: dict[str, Any] = torch.load(_whole(data), map_location="cpu", weights_only=True)
+        identity = saved["identity"]
+    except Exception as error:  # whatever is in it, it is not what was written
+        raise CorruptError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Delete it and run the same command again: it "
+            "trains this network from the start."
+        ) from error
+    _check_identity(run, identity)
     return saved
 
 
+def _whole(data: bytes) -> BytesIO:
+    """A zip file whose members have their checksums, which torch writes and does not read."""
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"the checksum of {damaged} does not fit")
+    return BytesIO(data)
+
+
+def _go_on(run: Run, learner: Learner, state: dict[str, Any]) -> None:
+    try:
+        learner.load_state(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise MismatchError(
+            f"{run.folder / CHECKPOINT} is of another network than is built now: {error}. Its settings are the same, "
+            "so the code that builds it has changed. Put the code back, or start the run over with --restart."
+        ) from error
+
+
 def _save_progress(run: Run, state: dict[str, Any]) -> None:
+    # The checkpoint last: killed in between, the epoch is done again, and its line is written again with it.
+    lines = "".join(json.dumps(line) + "\n" for line in state["history"])
+    write_durably(run.folder / LINES, [lines.encode()])
     buffer = BytesIO()
     torch.save(state, buffer)
-    write_durably(run.folder / "checkpoint.pt", [buffer.getbuffer()])
-    lines = "".join(json.dumps(line) + "\n" for line in state["history"])
-    write_durably(run.folder / "metrics.jsonl", [lines.encode()])
+    write_durably(run.folder / CHECKPOINT, [buffer.getbuffer()])
 
 
 def _finish(run: Run, network: torch.nn.Module, history: list[Metrics], facts: Mapping[str, Any]) -> Metrics:
@@ -154,9 +207,9 @@ def _finish(run: Run, network: torch.nn.Module, history: list[Metrics], facts: M
         "identity": dict(run.identity),
     }
     save_state(run.weights, network.state_dict())
-    write_durably(run.folder / "curve.png", [_curve(history)])
-    write_durably(run.folder / "metrics.json", [json.dumps(metrics, indent=2).encode()])
-    (run.folder / "checkpoint.pt").unlink()
+    write_durably(run.folder / CURVE, [_curve(history)])
+    write_durably(run.folder / METRICS, [json.dumps(metrics, indent=2).encode()])
+    remove(run.folder / CHECKPOINT)
     return metrics
 
 

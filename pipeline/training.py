@@ -15,12 +15,12 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from pipeline.config import Training, ViewSettings
 from pipeline.datasets import Dataset
-from pipeline.devices import autocast, pick_device
+from pipeline.devices import autocast, pick_device, place
 from pipeline.errors import DatasetError, TrainingError
 from pipeline.labels import DenseLabels, SoftLabels, SparseLabels
 from pipeline.reader import Batch, Rows
 from pipeline.seeds import generator, seed_of
-from pipeline.views import normalise
+from pipeline.views import network_input
 
 Loss = Callable[[torch.Tensor, torch.Tensor, SoftLabels | None], torch.Tensor]
 """From student logits [N, C], true labels [N] (-1 unknown) and soft labels to a loss a row, [N]."""
@@ -78,6 +78,10 @@ class Learner:
     schedule: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
 
+    def input(self, inputs_NX: torch.Tensor) -> torch.Tensor:
+        """What the network is given of inputs on its device."""
+        return network_input(inputs_NX, self.views, channels_last=self.settings.channels_last)
+
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
         parts = (self.network, self.optimizer, self.schedule, self.scaler)
@@ -95,7 +99,7 @@ _PARTS = ("network", "optimizer", "schedule", "scaler")
 def start(network: torch.nn.Module, settings: Training, views: ViewSettings, steps: int) -> Learner:
     """A learner at its first step, on its device."""
     device = pick_device(settings.device)
-    network.to(device)
+    place(network, device, channels_last=settings.channels_last)
     optimizer = OPTIMIZERS[settings.optimizer](network.parameters(), settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(settings, step, steps))
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
@@ -117,7 +121,7 @@ def _soft_on(soft: SoftLabels | None, device: torch.device) -> SoftLabels | None
 def step(learner: Learner, batch: Batch, loss: Loss) -> float:
     """One step of optimisation on a batch; the mean loss before it."""
     batch = on_device(batch, learner.device)
-    inputs = normalise(batch.inputs_NX, learner.views.mean, learner.views.std)
+    inputs = learner.input(batch.inputs_NX)
     with autocast(learner.device, learner.settings.precision):
         logits = learner.network(inputs)
     mean = loss(logits.float(), batch.labels_N, batch.soft).mean()
@@ -126,9 +130,11 @@ def step(learner: Learner, batch: Batch, loss: Loss) -> float:
     if learner.settings.clip_norm is not None:
         learner.scaler.unscale_(learner.optimizer)
         torch.nn.utils.clip_grad_norm_(learner.network.parameters(), learner.settings.clip_norm)
+    scale = learner.scaler.get_scale()
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
-    learner.schedule.step()
+    if learner.scaler.get_scale() >= scale:  # else float16 overflowed, and the optimizer did not step either
+        learner.schedule.step()
     return mean.item()
 
 
@@ -157,8 +163,7 @@ def predictor(learner: Learner) -> Callable[[NDArray[np.generic]], torch.Tensor]
 
     def predict(inputs_NX: NDArray[np.generic]) -> torch.Tensor:
         learner.network.eval()
-        inputs = torch.from_numpy(inputs_NX).to(learner.device)
-        logits: torch.Tensor = learner.network(normalise(inputs, learner.views.mean, learner.views.std))
+        logits: torch.Tensor = learner.network(learner.input(torch.from_numpy(inputs_NX).to(learner.device)))
         return logits
 
     return predict

@@ -11,9 +11,11 @@ import torch
 from crc32c import crc32c
 from numpy.typing import NDArray
 
+from pipeline.config import ViewSettings
 from pipeline.errors import MismatchError
 
 NAMED = 5
+IMAGE_AXES = 4  # [N, C, H, W]: what channels-last is defined for
 
 
 def fingerprints(inputs_NX: NDArray[np.generic]) -> NDArray[np.uint32]:
@@ -38,6 +40,9 @@ def check_fingerprints(inputs_NX: NDArray[np.generic], stored_N: NDArray[np.gene
         )
 
 
-def normalise(inputs_NX: torch.Tensor, mean: float, std: float) -> torch.Tensor:
-    """(x - mean) / std in float32, on the tensor's own device."""
-    return (inputs_NX.to(torch.float32) - mean) / std
+def network_input(inputs_NX: torch.Tensor, views: ViewSettings, *, channels_last: bool) -> torch.Tensor:
+    """What a network is given: (x - mean) / std in float32, on the tensor's own device."""
+    inputs = (inputs_NX.to(torch.float32) - views.mean) / views.std
+    if channels_last and inputs.ndim == IMAGE_AXES:
+        return inputs.contiguous(memory_format=torch.channels_last)
+    return inputs

@@ -260,7 +260,7 @@ def human(size: float) -> str:
 
 
 def _job_there(path: Path, job: Job) -> bool:
-    """Whether this very job is at the path; MismatchError if another is, StorageError if something else. Reads only."""
+    """Whether this very job is at the path; MismatchError if another is, StorageError if no cache is. Reads only."""
     with files.explained("look at this path", path):
         if path.exists() and not path.is_dir():
             raise StorageError(f"{path} is a file, and a label cache is a directory. Set another cache path.")
@@ -278,17 +278,18 @@ def _job_there(path: Path, job: Job) -> bool:
 
 
 def _prepare(path: Path, job: Job) -> None:
-    """All of a cache but its shards, durable, under the lock."""
+    """All of a cache but its shards, under the lock.
+
+    A name that a killed run gave and did not sync is synced when a directory is made beside it: before any receipt.
+    """
     files.remove_leftovers(path)
     if not files.create_exclusively(path / JOB, job.to_bytes()):
         _job_there(path, job)
-        files.sync_directory(path)
     for name, document in metadata_documents(job).items():
         file = path / GROUP / name
         files.make_directory(file.parent)
         if not files.create_exclusively(file, document):
             refuse_other_metadata(file, document)
-        files.sync_directory(file.parent)
     files.make_directory(path / RECEIPTS)
 
 

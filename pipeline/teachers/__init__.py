@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.config import TeacherSettings, ViewSettings
-from pipeline.devices import autocast, pick_device
+from pipeline.devices import autocast, pick_device, place
 from pipeline.errors import TeacherError
 from pipeline.models import build, count_parameters
-from pipeline.views import normalise
+from pipeline.views import network_input
 from pipeline.weights import fit_state, load_state
 
 
@@ -39,9 +39,9 @@ class Teacher:
             TeacherError: the network does not answer with one row of logits an input.
 
         """
-        inputs = normalise(torch.from_numpy(inputs_NX).to(self.device), self.views.mean, self.views.std)
-        if self.settings.channels_last and inputs.ndim == 4:  # noqa: PLR2004  # channels last is defined for [N, C, H, W]
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        inputs = network_input(
+            torch.from_numpy(inputs_NX).to(self.device), self.views, channels_last=self.settings.channels_last
+        )
         with autocast(self.device, self.settings.precision):
             answer = self.network(inputs)
         if not isinstance(answer, torch.Tensor) or answer.ndim != 2 or len(answer) != len(inputs_NX):  # noqa: PLR2004  # [N, C]
@@ -64,7 +64,5 @@ def load_teacher(settings: TeacherSettings, views: ViewSettings, input_shape: tu
     device = pick_device(settings.device)
     network = build(settings.model, settings.options, input_shape, classes)
     fit_state(network, load_state(settings.checkpoint), settings.checkpoint)
-    network.eval().requires_grad_(requires_grad=False).to(device)
-    if settings.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch takes it, its stubs do not
+    place(network.eval().requires_grad_(requires_grad=False), device, channels_last=settings.channels_last)
     return Teacher(network, device, settings, views)

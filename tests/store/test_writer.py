@@ -25,7 +25,7 @@ from pipeline.store.documents import Job
 from pipeline.store.layout import shard_file_bytes
 from pipeline.store.mapped import LabelCache
 from pipeline.store.state import read_state, receipt_path, shard_path
-from pipeline.store.writer import CacheWriter, human, require_space
+from pipeline.store.writer import CacheWriter, human, missing_shards, require_space
 
 SPECS = st.builds(
     lambda dtype, shape: ArraySpec("extra", dtype, shape, 0.0 if dtype.startswith("float") else 0),
@@ -332,6 +332,20 @@ def test_a_lost_zarr_document_is_written_again(partial: Path, job: Job) -> None:
     (partial / "labels.zarr/zarr.json").unlink()
     fill(partial, job)
     assert json.loads((partial / "labels.zarr/zarr.json").read_bytes())["node_type"] == "group"
+
+
+@pytest.mark.parametrize("commits", [None, 0, 2, 6])
+def test_what_is_missing_is_told_without_writing(commits: int | None, tmp_path: Path, job: Job) -> None:
+    """Law: it is what a writer would find missing, of a cache that is not there, begun or whole; nothing changes."""
+    path = tmp_path / "cache"
+    if commits is not None:
+        fill(path, job, commits)
+    before = tree(tmp_path)
+    assert [shard.number for shard in missing_shards(path, job)] == list(range(commits or 0, 6))
+    assert (tree(tmp_path), path.exists()) == (before, commits is not None)
+    if commits:
+        with pytest.raises(MismatchError, match="was made by another job"):
+            missing_shards(path, job_of(teacher="x"))
 
 
 def test_space_is_asked_for_in_words(tmp_path: Path) -> None:
