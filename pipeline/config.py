@@ -5,6 +5,7 @@ found, what was expected and the nearest known key. Nothing here imports torch: 
 """
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import tomli_w
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -41,14 +43,25 @@ def _expanded(value: object) -> object:
     """A path with `~` and `$VARIABLES` filled in; relative ones stay relative to the working directory."""
     if not isinstance(value, str):
         return value
-    path = os.path.expandvars(Path(value).expanduser())
+    path = os.path.expanduser(os.path.expandvars(value))  # noqa: PTH111  # pathlib's raises what pydantic does not take
     if "$" in path:
-        message = f"the environment variable in {value!r} is not set"
-        raise ValueError(message)
+        raise ValueError(f"the environment variable in {value!r} is not set; set it, or write the path out")
+    if path.startswith("~") or "\0" in path:
+        raise ValueError(f"{value!r} is no path: it names a user that is not known, or holds a NUL character")
     return Path(path)
 
 
+def _written(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as they are; they count in fingerprints, which are JSON."""
+    try:
+        json.dumps(options, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"expected strings, finite numbers, booleans, lists and tables ({error})") from None
+    return options
+
+
 FilePath: TypeAlias = Annotated[Path, BeforeValidator(_expanded)]
+Options: TypeAlias = Annotated[dict[str, Any], AfterValidator(_written)]
 
 
 class Settings(BaseModel):
@@ -111,7 +124,7 @@ class Factory(Source):
     """The user's own map-style dataset: `kind = "package.module:callable"`."""
 
     kind: Reference
-    options: dict[str, Any] = {}
+    options: Options = {}
 
     def arguments(self) -> dict[str, object]:
         """The keywords of the user's callable."""
@@ -165,7 +178,7 @@ class TeacherSettings(Settings):
     """The frozen network that answers. `[teacher.fit]` trains it when its checkpoint does not exist."""
 
     model: str
-    options: dict[str, Any] = {}
+    options: Options = {}
     checkpoint: FilePath
     batch_size: PositiveInt = 256
     device: Device = "auto"
@@ -195,7 +208,7 @@ class Student(Training):
     """A network to train from the cache, `repeats` times, from the seeds `seed`, `seed + 1` and so on."""
 
     model: str
-    options: dict[str, Any] = {}
+    options: Options = {}
     loss: str = "kd"
     temperature: PositiveFloat = 4.0
     alpha: Fraction = 0.9
@@ -255,7 +268,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such experiment file. Files like it there: {near}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: this experiment file cannot be read: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested thousands deep
         raise ConfigError(f"{path}: this is not valid TOML: {error}. Mend that line and run again.") from None
 
 
@@ -266,7 +279,7 @@ def _apply(table: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: expected KEY.PATH=VALUE, for example --set cache.path=caches/other.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     for part in parents:
         table = table.setdefault(part, {})
@@ -277,12 +290,12 @@ def _apply(table: dict[str, Any], override: str) -> None:
 
 def _explained(detail: ErrorDetails) -> str:
     """One sentence or two about one thing that is wrong."""
-    path = [str(part) for place, part in enumerate(detail["loc"]) if not (place == 1 and part in _SOURCES)]
-    path = [part for part in path if part != "[key]"]
+    loc = detail["loc"]
+    path = [str(part) for place, part in enumerate(loc) if part != "[key]" and not _is_tag(loc, place)]
     key, found = ".".join(path), detail.get("input")
     match detail["type"]:
         case "extra_forbidden":
-            known = sorted(_known_keys(detail["loc"][:-1]))
+            known = sorted(_known_keys(loc[:-1]))
             near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(known)}."
             return f"unknown key {key}: {hint}"
@@ -296,24 +309,35 @@ def _explained(detail: ErrorDetails) -> str:
             return f"{key}.kind: found {kind!r}, expected one of {kinds}, or your own package.module:callable.{hint}"
         case "value_error":
             return f"{key + ': ' if key else ''}{detail['msg'].removeprefix('Value error, ')}."
-    expected = detail["msg"].removeprefix("Input should be ").replace("String should", "a string that should")
+    said = detail["msg"].removeprefix("Input should be ").replace("String should", "a string that should")
+    expected = _IN_TOML.get(detail["type"], said)
     return f"{key}: found {found!r} ({type(found).__name__}), expected {expected}."
 
 
+_IN_TOML = {
+    "dict_type": "a table",
+    "model_type": "a table",
+    "is_instance_of": "a path, in quotes",
+    "tuple_type": "a list",
+}
 _SOURCES: dict[str, type[Source]] = {"digits": Digits, "idx": Idx, "hdf5": Hdf5, "zarr": ZarrPair, "own": Factory}
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> Iterator[str]:
     """The keys of the table at a place in the experiment; a union's tag and a student's name are steps on the way."""
     model: type[Settings] = Experiment
-    for part in map(str, loc):
-        field = model.model_fields.get(part)
-        if part in _SOURCES and field is None:
+    for place, part in enumerate(map(str, loc)):
+        if _is_tag(loc, place):
             model = _SOURCES[part]
-        elif field is not None:
+        elif (field := model.model_fields.get(part)) is not None:
             models = [m for m in (field.annotation, *get_args(field.annotation)) if _is_settings(m)]
             model = models[0] if models else model
     yield from model.model_fields
+
+
+def _is_tag(loc: tuple[int | str, ...], place: int) -> bool:
+    """Whether this step of a place is the kind of a dataset, and no key: a student may be named like one."""
+    return place == 1 and loc[0] in ("dataset", "test")
 
 
 def _is_settings(annotation: object) -> bool:

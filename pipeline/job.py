@@ -5,10 +5,10 @@ Students, devices and batch sizes are no part of it, so adding a student never t
 
 from dataclasses import asdict
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from pipeline import encodings
-from pipeline.config import Experiment, LabelSettings
+from pipeline.config import Experiment, LabelSettings, Source
 from pipeline.datasets import Dataset, content_digest, ids_digest
 from pipeline.errors import ConfigError
 from pipeline.labels import LabelSpec
@@ -39,10 +39,16 @@ def spec_of(labels: LabelSettings, dataset: Dataset) -> LabelSpec:
     return spec
 
 
+def content_of(source: Source, dataset: Dataset) -> str:
+    """What stands for a dataset's content: the version it declares, or else a digest of all inputs and labels."""
+    return f"version {source.version}" if source.version else f"sha256 {content_digest(dataset)}"
+
+
 def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:
     """The job of a cache. Hashes the dataset's content (unless it declares a version) and the teacher's checkpoint.
 
     Raises:
+        ConfigError: no cache can be cut or stored as asked for.
         TeacherError: the checkpoint is not there.
 
     """
@@ -50,18 +56,22 @@ def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:
     widest = max(map(row_bytes, arrays))
     cache = experiment.cache
     shard_rows, chunk_rows = choose(widest, len(dataset), cache.shard_rows, cache.chunk_rows)
-    return Job(
-        format="softlabels/1",
-        dataset=_dataset_section(experiment, dataset),
-        views=_views_section(experiment),
-        teacher={**_teacher_section(experiment), "checkpoint_sha256": file_digest(experiment.teacher.checkpoint)},
-        labels=_labels_section(spec),
-        rows=len(dataset),
-        view_count=experiment.views.count,
-        shard_rows=shard_rows,
-        chunk_rows=chunk_rows,
-        arrays=arrays,
-    )
+    try:
+        return Job(
+            format="softlabels/1",
+            dataset=_dataset_section(experiment, dataset),
+            views=_views_section(experiment),
+            teacher={**_teacher_section(experiment), "checkpoint_sha256": file_digest(experiment.teacher.checkpoint)},
+            labels=_labels_section(spec),
+            rows=len(dataset),
+            view_count=experiment.views.count,
+            shard_rows=shard_rows,
+            chunk_rows=chunk_rows,
+            arrays=arrays,
+        )
+    except ValidationError as error:
+        found = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
+        raise ConfigError(f"[cache] asks for what cannot be: {found}.") from None
 
 
 def check_made_for(job: Job, experiment: Experiment, dataset: Dataset) -> None:
@@ -80,9 +90,8 @@ def check_made_for(job: Job, experiment: Experiment, dataset: Dataset) -> None:
 
 
 def _dataset_section(experiment: Experiment, dataset: Dataset) -> dict[str, JsonValue]:
-    version = experiment.dataset.version
     return {
-        "content": f"version {version}" if version else f"sha256 {content_digest(dataset)}",
+        "content": content_of(experiment.dataset, dataset),
         "ids_sha256": ids_digest(dataset.ids),
         "class_names": list(dataset.class_names) if dataset.class_names else None,
         "input_shape": list(dataset.input_shape),

@@ -183,9 +183,10 @@ def _go_on(run: Run, learner: Learner, state: dict[str, Any]) -> None:
     try:
         learner.load_state(state)
     except (RuntimeError, ValueError, KeyError) as error:
+        first = " ".join(" ".join(str(error).splitlines()[:2]).split())
         raise MismatchError(
-            f"{run.folder / CHECKPOINT} is of another network than is built now: {error}. Its settings are the same, "
-            "so the code that builds it has changed. Put the code back, or start the run over with --restart."
+            f"{run.folder / CHECKPOINT} is of another network than is built now ({first}), and of the same settings: "
+            "the code that builds it has changed. Put the code back, or start the run over with --restart."
         ) from error
 
 

@@ -41,7 +41,7 @@ def check_fingerprints(inputs_NX: NDArray[np.generic], stored_N: NDArray[np.gene
 
 
 def network_input(inputs_NX: torch.Tensor, views: ViewSettings, *, channels_last: bool) -> torch.Tensor:
-    """What a network is given: (x - mean) / std in float32, on the tensor's own device."""
+    """(x - mean) / std in float32 on the tensor's own device: what a network is given."""
     inputs = (inputs_NX.to(torch.float32) - views.mean) / views.std
     if channels_last and inputs.ndim == IMAGE_AXES:
         return inputs.contiguous(memory_format=torch.channels_last)

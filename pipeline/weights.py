@@ -16,9 +16,12 @@ NAMED = 3
 State = dict[str, torch.Tensor]
 
 
+@torch.no_grad()
 def save_state(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Write a state as safetensors, whole or not at all."""
-    write_durably(path, [save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})])
+    # Copies, since tied weights share memory, which safetensors does not write.
+    copies = {name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor) for name, tensor in state.items()}
+    write_durably(path, [save(copies)])
 
 
 def load_state(path: Path) -> State:
@@ -31,15 +34,18 @@ def load_state(path: Path) -> State:
     try:
         return load_file(path) if path.suffix == ".safetensors" else _load_tensors(path)
     except FileNotFoundError:
-        raise TeacherError(f"{path}: there is no such checkpoint.") from None
+        raise TeacherError(_missing(path)) from None
     except (SafetensorError, OSError) as error:
-        raise TeacherError(f"{path}: this checkpoint cannot be read as safetensors: {error}.") from None
+        raise TeacherError(
+            f"{path}: this checkpoint cannot be read: {error}. Expected a safetensors file, or a state_dict() written "
+            "by torch.save under another suffix."
+        ) from None
 
 
 def _load_tensors(path: Path) -> State:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+    except OSError:
         raise
     except Exception as error:  # noqa: BLE001  # whatever is in it, it is not tensors alone
         raise TeacherError(
@@ -87,5 +93,14 @@ def file_digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise TeacherError(_missing(path)) from None
     except OSError as error:
-        raise TeacherError(f"{path}: this checkpoint cannot be read: {error.strerror}.") from None
+        raise TeacherError(f"{path}: this checkpoint cannot be read: {error.strerror}. Name another file.") from None
+
+
+def _missing(path: Path) -> str:
+    return (
+        f"{path}: there is no such checkpoint. Correct teacher.checkpoint, or train the teacher first with "
+        "`softlabels fit-teacher`."
+    )

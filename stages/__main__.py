@@ -4,6 +4,7 @@ Commands import what they run when they run, so that `--help` answers at once.
 """
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +79,7 @@ def plan(config: Path, overrides: tuple[str, ...], *, as_json: bool) -> None:
 
     Rows, shards and bytes are exact. The time is estimated from a few real batches. Nothing is written.
     """
-    from stages.soft_labels import plan
+    from stages.plan import plan
 
     _finish(plan(_load(config, overrides)), as_json=as_json)
 
@@ -157,11 +158,14 @@ def verify(cache: Path, *, as_json: bool) -> None:
 
 def main() -> None:
     """Run the command line; what a user can cause ends in one paragraph and an exit code."""
+    # Long work asks between its steps whether to stop (`stages.signals`); all else stops where it is.
+    signal.signal(signal.SIGTERM, lambda *_: _refuse("Stopped by SIGTERM. Run the same command again to go on.", 75))
     try:
         cli(standalone_mode=False)
     except SoftLabelsError as error:
         _refuse(str(error), error.exit_code)
     except click.UsageError as error:
+        _print_json(error.format_message(), error.exit_code)
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -169,10 +173,14 @@ def main() -> None:
 
 
 def _refuse(message: str, exit_code: int) -> None:
-    if "--json" in sys.argv:
-        click.echo(json.dumps({"error": message, "exit_code": exit_code}))
+    _print_json(message, exit_code)
     click.echo(f"softlabels: {message}", err=True)
     sys.exit(exit_code)
+
+
+def _print_json(message: str, exit_code: int) -> None:
+    if "--json" in sys.argv:
+        click.echo(json.dumps({"error": message, "exit_code": exit_code}))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 import torch
 
 from pipeline.config import Experiment, Training, dump
-from pipeline.datasets import Dataset, content_digest
-from pipeline.errors import TeacherError
+from pipeline.datasets import Dataset
+from pipeline.errors import ConfigError, TeacherError
+from pipeline.job import content_of
 from pipeline.labels import SoftLabels
 from pipeline.losses import cross_entropy
 from pipeline.models import build
@@ -21,6 +22,7 @@ def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
 
     Raises:
         TeacherError: no checkpoint, and no `[teacher.fit]` to make one.
+        ConfigError: the checkpoint is to be trained, and its name does not end in .safetensors.
         MismatchError: the checkpoint was trained with other settings.
         StoppedError: asked to stop; the last whole epoch is kept.
 
@@ -52,12 +54,17 @@ def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
 
 def _run(experiment: Experiment, settings: Training, dataset: Dataset) -> Run:
     teacher, views = experiment.teacher, experiment.views
+    if teacher.checkpoint.suffix != ".safetensors":
+        raise ConfigError(
+            f"teacher.checkpoint: found {str(teacher.checkpoint)!r}; [teacher.fit] writes safetensors, so a name that "
+            "ends in .safetensors was expected. Rename it, or leave [teacher.fit] out to use a checkpoint of yours."
+        )
     identity = {
         "model": teacher.model,
         "options": teacher.options,
         "mean": views.mean,
         "std": views.std,
-        "dataset": experiment.dataset.version or content_digest(dataset),
+        "dataset": content_of(experiment.dataset, dataset),
         **settings.model_dump(mode="json", exclude={"device"}),
     }
     folder = teacher.checkpoint.with_suffix("")

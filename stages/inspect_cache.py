@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.store.state import State, read_state
-from stages.report import Report, duration, size
+from stages.report import Report, counted, duration, size
 
 INCOMPLETE = 4
 
@@ -48,12 +48,13 @@ def _text(facts: dict[str, Any]) -> str:
     state = (
         f"sealed, cache id {facts['cache_id']}" if facts["sealed"] else "NOT SEALED: run `softlabels generate` again"
     )
-    made = f"{duration(facts['seconds'])} in {facts['attempts']} attempt(s) on {_listed(facts['hosts']) or 'no host'}"
+    hosts = _listed(facts["hosts"]) or "no host"
+    made = f"{duration(facts['seconds'])} in {counted(facts['attempts'], 'attempt')} on {hosts}"
     asked = "\n".join(f"{section:<9} {_listed(facts['asked'][section])}" for section in facts["asked"])
     return (
         f"cache     {facts['cache']}\n"
         f"state     {state}\n"
-        f"rows      {facts['rows']:,} in {facts['views']} view(s)\n"
+        f"rows      {facts['rows']:,} in {counted(facts['views'], 'view')}\n"
         f"shards    {facts['shards_done']:,} of {facts['shards']:,} done, {size(facts['bytes'])}\n"
         f"made      {made}\n"
         f"{asked}\n"

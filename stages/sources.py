@@ -2,6 +2,7 @@
 
 from pipeline.config import AnySource, Experiment
 from pipeline.datasets import Dataset, open_dataset
+from pipeline.errors import DatasetError
 
 
 def open_source(source: AnySource) -> Dataset:
@@ -10,8 +11,23 @@ def open_source(source: AnySource) -> Dataset:
 
 
 def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
-    """The held-out samples, in the classes of the training set; None if the experiment has none."""
+    """The held-out samples, in the classes of the training set; None if the experiment has none.
+
+    Raises:
+        DatasetError: its inputs have another shape than those of the training set, or none of its labels is known.
+
+    """
     if experiment.test is None:
         return None
     source = experiment.test.model_copy(update={"classes": experiment.test.classes or dataset.classes})
-    return open_source(source)
+    test = open_source(source)
+    if test.input_shape != dataset.input_shape:
+        raise DatasetError(
+            f"[test] has inputs of shape {list(test.input_shape)}, and [dataset] of {list(dataset.input_shape)}: a "
+            "network takes one shape. Point both at parts of one dataset."
+        )
+    if test.labels is None or not (test.labels >= 0).any():
+        raise DatasetError(
+            "[test] has no true labels, so nothing can be measured on it. Give it labels, or leave [test] out."
+        )
+    return test

@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
 
 from pipeline import encodings
 from pipeline.config import Experiment, Student, dump
-from pipeline.datasets import Dataset, ids_digest
+from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError
-from pipeline.job import check_made_for
+from pipeline.job import check_made_for, content_of
 from pipeline.labels import SoftLabels
 from pipeline.losses import LOSSES, Loss
 from pipeline.models import build
@@ -21,7 +20,8 @@ from pipeline.reader import Reader, few_labels, label_spec
 from pipeline.runs import Lesson, Metrics, Run, Watch, finished, train
 from pipeline.store.mapped import LabelCache
 from stages.bars import bar
-from stages.report import Report, duration, size, table
+from stages.comparison import compare
+from stages.report import Report
 from stages.signals import stop_on_signals
 from stages.sources import open_source, open_test
 
@@ -33,6 +33,7 @@ class School:
     experiment: Experiment
     dataset: Dataset
     test: Dataset | None
+    contents: dict[str, str | None]
     cache: LabelCache | None
     runs: Path
 
@@ -56,9 +57,14 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
         check_made_for(cache.job, experiment, dataset)
         for name in chosen:
             losses[name].check(encodings.temperatures(label_spec(cache)), experiment.students[name].temperature)
-    school = School(experiment, dataset, open_test(experiment, dataset), cache, runs)
+    test = open_test(experiment, dataset)
+    contents = {
+        "dataset": content_of(experiment.dataset, dataset),
+        "test": content_of(experiment.test, test) if experiment.test and test else None,
+    }
+    school = School(experiment, dataset, test, contents, cache, runs)
     results = _train_all(school, {name: experiment.students[name] for name in chosen}, restart=restart)
-    return _report(school, results)
+    return compare(results, cache, len(test or ()), runs)
 
 
 def _with_baselines(experiment: Experiment, names: Sequence[str]) -> list[str]:
@@ -111,7 +117,7 @@ def _run(school: School, name: str, student: Student, seed: int) -> Run:
         **alone.model_dump(mode="json", exclude={"device", "repeats", "baseline"}),
         "mean": school.experiment.views.mean,
         "std": school.experiment.views.std,
-        "dataset": ids_digest(school.dataset.ids),
+        **school.contents,
         "cache_id": school.cache.cache_id if soft and school.cache else None,
     }
     folder = school.runs / name / f"seed-{seed}"
@@ -140,57 +146,3 @@ def _train_one(school: School, student: Student, run: Run, watch: Watch) -> Metr
         "versions": {name: version(name) for name in ("softlabels", "torch", "numpy", "zarr")},
     }
     return train(run, Lesson(network, reader, told, school.test), facts, watch)
-
-
-def _report(school: School, results: dict[str, list[Metrics]]) -> Report:
-    rows = [_row(name, each) for name, each in results.items()]
-    facts: dict[str, Any] = {"students": results}
-    lines = []
-    if school.cache is not None:
-        seal = school.cache.seal
-        assert seal is not None
-        about: dict[str, Any] = dict(seal.about)
-        rows.append(
-            [
-                "teacher",
-                _percent([about.get("teacher_test_accuracy")]),
-                f"{about.get('teacher_parameters', 0):,}",
-                duration(about["teacher_fit_seconds"]) if about.get("teacher_fit_seconds") else "-",
-                "-",
-                "-",
-            ]
-        )
-        facts["cache"] = {
-            "path": str(school.experiment.cache.path),
-            "cache_id": seal.cache_id,
-            "bytes": seal.bytes,
-            **about,
-        }
-        lines.append(
-            f"Label cache: {school.experiment.cache.path}, {size(seal.bytes)} for {seal.rows:,} samples "
-            f"({seal.bytes / seal.rows:.1f} bytes each), asked of the teacher once in {duration(seal.made.seconds)}."
-        )
-    tested = f"{len(school.test):,} held-out samples" if school.test else "no held-out samples"
-    lines.append(f"Test accuracy on {tested}, mean ± standard deviation over the seeds; seconds are of one run.")
-    lines.append(f"Runs: {school.runs}")
-    header = ["", "test accuracy", "parameters", "time", "true labels", "soft labels"]
-    return Report(facts, "\n".join([table(header, rows), "", *lines]))
-
-
-def _row(name: str, results: list[Metrics]) -> list[str]:
-    first = results[0]
-    return [
-        name,
-        _percent([metrics["test_accuracy"] for metrics in results]),
-        f"{first['parameters']:,}",
-        duration(mean(metrics["seconds"] for metrics in results)),
-        f"{first['true_labels']:,}",
-        f"{first['soft_labels']:,}",
-    ]
-
-
-def _percent(accuracies: Sequence[float | None]) -> str:
-    known = [100 * value for value in accuracies if value is not None]
-    if not known:
-        return "-"
-    return f"{mean(known):.2f} ± {stdev(known):.2f} %" if len(known) > 1 else f"{known[0]:.2f} %"

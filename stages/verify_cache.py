@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline.store.verify import Report as Verified
 from pipeline.store.verify import verify as verify_store
 from stages.bars import bar
-from stages.report import Report, size
+from stages.report import Report, counted, size
 
 CORRUPT, INCOMPLETE = 3, 4
 
@@ -31,9 +31,10 @@ def verify(path: Path) -> Report:
 
 
 def _text(path: Path, found: Verified) -> str:
-    checked = f"{path}: {found.shards:,} shards, {size(found.bytes)} verified"
+    checked = f"{path}: {counted(found.shards, 'shard')}, {size(found.bytes)} verified"
     if found.problems:
-        return "\n".join([f"{checked}; {len(found.problems)} problem(s):", *(f"  {p.what}" for p in found.problems)])
+        named = [f"  {problem.what}" for problem in found.problems]
+        return "\n".join([f"{checked}; {counted(len(found.problems), 'problem')}:", *named])
     if not found.sealed:
         return (
             f"{checked}, all as written; but the cache has no seal yet. Run `softlabels generate` again to finish it."

@@ -100,13 +100,17 @@ class Job(Document):
         return sum(shard_file_bytes(spec, self.layout, shard) for shard in shards for spec in self.arrays)
 
     def differences(self, other: "Job") -> list[Difference]:
-        """Where another job (`now`) asks for something else than this one (`was`)."""
+        """Where another job (`now`) asks for something else than this one (`was`).
+
+        The arrays follow from the rest; they are named only where nothing else tells the two apart.
+        """
         was, now = dict(_leaves(self.model_dump(), "")), dict(_leaves(other.model_dump(), ""))
-        return [
+        found = [
             Difference(field, was.get(field, "nothing"), now.get(field, "nothing"))
             for field in dict.fromkeys([*was, *now])
             if was.get(field) != now.get(field)
         ]
+        return [item for item in found if not item.field.startswith("arrays[")] or found
 
 
 class FileProof(Document):
@@ -235,11 +239,11 @@ def parse_seal(data: bytes, path: Path) -> Seal:
 
 
 def _leaves(value: object, field: str) -> Iterator[tuple[str, str]]:
-    """Every leaf of a JSON value with its dotted name, as text."""
+    """Every leaf of a JSON value with its dotted name, as text; a list of numbers is one leaf."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from _leaves(item, f"{field}.{key}" if field else key)
-    elif isinstance(value, list | tuple) and value:
+    elif isinstance(value, list | tuple) and not all(isinstance(item, int | float) for item in value):
         for place, item in enumerate(value):
             yield from _leaves(item, f"{field}[{place}]")
     else:

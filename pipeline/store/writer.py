@@ -236,16 +236,21 @@ def missing_shards(path: Path, job: Job) -> list[Shard]:
 
 def require_space(path: Path, bytes_needed: int) -> None:
     """Raise StorageError if the disk of a path, which need not exist yet, has less free space than that."""
-    place = path.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    with files.explained("ask for the free space of this disk", place):
-        free = shutil.disk_usage(place).free
+    free = free_bytes(path)
     if free < bytes_needed:
         raise StorageError(
             f"{path} needs {human(bytes_needed)}, and its disk has {human(free)} left. Free some space, use another "
             "disk, or store less: fewer views, a smaller k, or float16."
         )
+
+
+def free_bytes(path: Path) -> int:
+    """The free space of the disk that a path lies on, or will."""
+    place = path.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    with files.explained("ask for the free space of this disk", place):
+        return shutil.disk_usage(place).free
 
 
 def human(size: float) -> str:

@@ -42,8 +42,15 @@ class Teacher:
         inputs = network_input(
             torch.from_numpy(inputs_NX).to(self.device), self.views, channels_last=self.settings.channels_last
         )
-        with autocast(self.device, self.settings.precision):
-            answer = self.network(inputs)
+        try:
+            with autocast(self.device, self.settings.precision):
+                answer = self.network(inputs)
+        except Exception as error:  # the user's network, and the device's memory: anything may come of it
+            raise TeacherError(
+                f"The teacher {self.settings.model} failed on a batch of shape {list(inputs.shape)}: "
+                f"{type(error).__name__}: {error}. Check that it fits these inputs, and lower teacher.batch_size if it "
+                "ran out of memory."
+            ) from error
         if not isinstance(answer, torch.Tensor) or answer.ndim != 2 or len(answer) != len(inputs_NX):  # noqa: PLR2004  # [N, C]
             found = list(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
             raise TeacherError(

@@ -1,0 +1,78 @@
+"""Students, their baselines and the teacher side by side: what `train` ends with."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from pydantic import JsonValue
+
+from pipeline.runs import Metrics
+from pipeline.store.mapped import LabelCache
+from stages.report import Report, duration, size, table
+
+HEADER = ["", "test accuracy", "parameters", "time", "true labels", "soft labels"]
+NONE = "-"
+
+
+def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, tested: int, runs: Path) -> Report:
+    """A table of the runs of each student and, from the seal of its cache, of the teacher.
+
+    Args:
+        results: the metrics of each student's runs.
+        cache: what they were trained from, if anything.
+        tested: how many held-out samples there are.
+        runs: where the run folders are.
+
+    """
+    rows = [_student(name, each) for name, each in results.items()]
+    facts: dict[str, Any] = {"students": dict(results), "runs": str(runs)}
+    lines = [f"Test accuracy on {tested:,} held-out samples, mean ± standard deviation over seeds; time of one run."]
+    if cache is not None and cache.seal is not None:
+        seal, path = cache.seal, os.path.relpath(cache.root)
+        rows.append(_teacher(seal.about))
+        lines.append(
+            f"Label cache: {path}, {size(seal.bytes)} for {seal.rows:,} samples "
+            f"({seal.bytes / seal.rows:.1f} bytes each), asked of the teacher once in {duration(seal.made.seconds)}."
+        )
+        facts["cache"] = {"path": path, "cache_id": seal.cache_id, "bytes": seal.bytes, "about": seal.about}
+    return Report(facts, "\n".join([table(HEADER, rows), "", *lines, f"Runs: {runs}"]))
+
+
+def _student(name: str, results: Sequence[Metrics]) -> list[str]:
+    first = results[0]
+    return [
+        name,
+        _percent([metrics["test_accuracy"] for metrics in results]),
+        f"{first['parameters']:,}",
+        duration(mean(metrics["seconds"] for metrics in results)),
+        f"{first['true_labels']:,}",
+        f"{first['soft_labels']:,}",
+    ]
+
+
+def _teacher(about: Mapping[str, JsonValue]) -> list[str]:
+    accuracy, parameters, seconds = (
+        _number(about.get(f"teacher_{key}")) for key in ("test_accuracy", "parameters", "fit_seconds")
+    )
+    return [
+        "teacher",
+        _percent([accuracy]),
+        NONE if parameters is None else f"{parameters:,.0f}",
+        NONE if seconds is None else duration(seconds),
+        NONE,
+        NONE,
+    ]
+
+
+def _number(value: JsonValue) -> float | None:
+    """A figure that someone has put into a seal, if it is one."""
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _percent(accuracies: Sequence[float | None]) -> str:
+    known = [100 * value for value in accuracies if value is not None]
+    if not known:
+        return NONE
+    return f"{mean(known):.2f} ± {stdev(known):.2f} %" if len(known) > 1 else f"{known[0]:.2f} %"

@@ -1,0 +1,88 @@
+"""Every valid experiment, as the tables that a file holds."""
+
+from hypothesis import strategies as st
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)
+paths = st.from_regex(r"(/|\.\./)?[a-z][a-z0-9 ._é-]{0,8}(/[a-z0-9-]{1,6}){0,2}", fullmatch=True)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+fractions = st.floats(0, 1)
+counts = st.integers(1, 2**40)
+seeds = st.integers(0, 2**63 - 1)
+values = st.recursive(
+    st.booleans() | st.integers(-(2**70), 2**70) | finite | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+options = st.dictionaries(texts, values, max_size=3)
+said = {"classes": counts, "class_names": st.lists(texts, max_size=3), "version": texts}
+sources = st.one_of(
+    st.fixed_dictionaries({"kind": st.just("digits")}, optional={"part": st.sampled_from(["train", "test"]), **said}),
+    st.fixed_dictionaries({"kind": st.just("idx"), "inputs": paths}, optional={"labels": paths, **said}),
+    st.fixed_dictionaries({"kind": st.just("hdf5"), "path": paths, "inputs": texts}, optional={"ids": texts, **said}),
+    st.fixed_dictionaries({"kind": st.just("zarr"), "inputs": paths}, optional={"ids": paths, **said}),
+    st.fixed_dictionaries({"kind": st.just("own.data:Set")}, optional={"options": options, **said}),
+)
+devices = st.sampled_from(["auto", "cpu", "cuda", "mps"])
+precisions = st.sampled_from(["float32", "bfloat16", "float16"])
+training = {
+    "epochs": counts,
+    "batch_size": counts,
+    "learning_rate": positive,
+    "seed": seeds,
+    "optimizer": st.sampled_from(["adamw", "sgd"]),
+    "momentum": fractions,
+    "weight_decay": st.floats(0, allow_infinity=False),
+    "schedule": st.sampled_from(["cosine", "constant"]),
+    "warmup": fractions,
+    "clip_norm": positive,
+    "precision": precisions,
+    "channels_last": st.booleans(),
+    "device": devices,
+}
+students = st.fixed_dictionaries(
+    {"model": texts},
+    optional={
+        "options": options,
+        "loss": texts,
+        "temperature": positive,
+        "alpha": fractions,
+        "true_labels": counts,
+        "repeats": counts,
+        **training,
+    },
+)
+experiments = st.fixed_dictionaries(
+    {
+        "dataset": sources,
+        "teacher": st.fixed_dictionaries(
+            {"model": texts, "checkpoint": paths},
+            optional={
+                "options": options,
+                "batch_size": counts,
+                "device": devices,
+                "precision": precisions,
+                "channels_last": st.booleans(),
+                "fit": st.fixed_dictionaries({}, optional=training),
+            },
+        ),
+        "cache": st.fixed_dictionaries({"path": paths}, optional={"shard_rows": counts, "chunk_rows": counts}),
+    },
+    optional={
+        "test": sources,
+        "views": st.fixed_dictionaries(
+            {}, optional={"count": st.just(1), "seed": seeds, "mean": finite, "std": positive}
+        ),
+        "labels": st.fixed_dictionaries(
+            {},
+            optional={
+                "encoding": texts,
+                "dtype": st.sampled_from(["float16", "float32"]),
+                "k": counts,
+                "temperatures": st.lists(positive, max_size=4),
+            },
+        ),
+        "students": st.dictionaries(names, students, max_size=3),
+    },
+)

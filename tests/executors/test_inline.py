@@ -1,0 +1,230 @@
+"""However slow a thread and wherever the end: whole shards, in order, each its own rows, and no error lost."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from river_cases import STEADY
+
+from pipeline.executors import EXECUTORS
+from pipeline.executors.inline import AHEAD, cuts, run_inline
+from pipeline.store.layout import Layout, Shard
+
+Block = dict[str, np.ndarray]
+
+
+class BrokenError(Exception):
+    """What a part of the machinery fails with."""
+
+
+@dataclass
+class Machine:
+    """A labeller and a writer that keep count of all that is asked of them, and may fail at the n-th call of a kind."""
+
+    batch_size: int
+    fails: dict[str, int] = field(default_factory=dict)
+    delays: dict[str, float] = field(default_factory=dict)
+    loaded: list[tuple[int, int]] = field(default_factory=list)
+    labelled: list[tuple[int, int]] = field(default_factory=list)
+    begun: list[Shard] = field(default_factory=list)
+    committed: list[tuple[Shard, Block]] = field(default_factory=list)
+    most_ahead: int = 0
+    progress: int = 0
+
+    def _at(self, kind: str, count: int) -> None:
+        time.sleep(self.delays.get(kind, 0))
+        if self.fails.get(kind) == count:
+            raise BrokenError(kind)
+
+    def load(self, start: int, stop: int) -> tuple[int, int]:
+        """Only its place."""
+        self.loaded.append((start, stop))
+        self.most_ahead = max(self.most_ahead, len(self.loaded) - len(self.labelled) - 1)
+        self._at("load", len(self.loaded))
+        return start, stop
+
+    def label(self, batch: tuple[int, int]) -> Block:
+        """A function of each row's place."""
+        self._at("label", len(self.labelled) + 1)
+        self.labelled.append(batch)
+        return computed(*batch)
+
+    def commit(self, shard: Shard, block: Block, seconds: float) -> None:
+        """Keeps the shard, once it is whole."""
+        assert seconds >= 0
+        self.begun.append(shard)
+        self._at("commit", len(self.begun))
+        self.committed.append((shard, block))
+
+    def run(self, plan: list[Shard], stopped: Callable[[], bool] = lambda: False) -> bool:
+        """The plan through `run_inline`."""
+        return run_inline(plan, self, self.commit, stopped=stopped, progress=self.count)
+
+    def count(self, rows: int) -> None:
+        """Rows that are labelled."""
+        self.progress += rows
+
+    def assert_commits_are_the_first_of(self, plan: list[Shard]) -> None:
+        """Law: in plan order, none left out, each block what its rows give by themselves."""
+        assert [shard for shard, _ in self.committed] == plan[: len(self.committed)]
+        for shard, block in self.committed:
+            expected = computed(shard.start, shard.stop)
+            assert block.keys() == expected.keys()
+            assert all(np.array_equal(block[name], expected[name]) for name in block)
+
+
+def computed(start: int, stop: int) -> Block:
+    """What the machine says of some rows."""
+    rows = np.arange(start, stop)
+    return {"sample_id": rows * 7, "logits": np.sin(rows[:, None] * [1.0, 2.0])}
+
+
+LAYOUTS = st.builds(Layout, st.integers(1, 40), st.just(1), st.integers(1, 12), st.just(1))
+PLANS = LAYOUTS.flatmap(lambda layout: st.lists(st.sampled_from(list(layout.all_shards())), unique=True, max_size=8))
+SIZES = st.integers(1, 15)
+
+
+@STEADY
+@given(PLANS, SIZES)
+def test_batches_cover_a_plan_and_never_straddle_shards(plan: list[Shard], size: int) -> None:
+    """Law: every row of every shard once, in order, at most `size` together, cut the same whatever came before."""
+    found = list(cuts(plan, size))
+    assert [row for cut in found for row in range(cut.start, cut.stop)] == [
+        row for shard in plan for row in range(shard.start, shard.stop)
+    ]
+    assert all(cut.shard.start <= cut.start < cut.stop <= cut.shard.stop for cut in found)
+    assert all(cut.stop - cut.start <= size for cut in found)
+    assert found == [cut for shard in plan for cut in cuts([shard], size)]
+
+
+@STEADY
+@given(PLANS, SIZES)
+def test_every_shard_of_a_plan_is_committed_in_order_with_its_own_rows(plan: list[Shard], size: int) -> None:
+    """Law: for any plan, in any order, and any batch size; each row is read once."""
+    machine = Machine(size)
+    assert machine.run(plan)
+    machine.assert_commits_are_the_first_of(plan)
+    assert len(machine.committed) == len(plan)
+    assert machine.loaded == machine.labelled == [(cut.start, cut.stop) for cut in cuts(plan, size)]
+    assert machine.progress == sum(shard.rows for shard in plan)
+
+
+@STEADY
+@given(PLANS.filter(bool), SIZES, st.data())
+def test_stopped_before_any_batch_whole_shards_are_kept_and_the_rest_is_dropped(
+    plan: list[Shard], size: int, data: st.DataObject
+) -> None:
+    """Law: False is returned, all that was labelled whole is committed, and nothing else."""
+    machine, total = Machine(size), len(list(cuts(plan, size)))
+    after = data.draw(st.integers(0, total - 1))
+    assert not machine.run(plan, lambda: len(machine.labelled) >= after)
+    machine.assert_commits_are_the_first_of(plan)
+    done = list(cuts(plan, size))[:after]
+    assert [shard for shard, _ in machine.committed] == [cut.shard for cut in done if cut.stop == cut.shard.stop]
+    assert machine.progress == sum(cut.stop - cut.start for cut in done)
+
+
+def test_a_request_to_stop_after_the_last_batch_finds_nothing_to_drop() -> None:
+    """The plan was run to its end."""
+    machine, plan = Machine(4), list(Layout(8, 1, 4, 1).all_shards())
+    assert machine.run(plan, lambda: len(machine.labelled) == 2)
+    assert len(machine.committed) == 2
+
+
+@settings(STEADY, max_examples=150)
+@given(PLANS.filter(bool), SIZES, st.sampled_from(["load", "label", "commit"]), st.data())
+def test_an_error_in_any_thread_ends_the_run_with_that_error(
+    plan: list[Shard], size: int, kind: str, data: st.DataObject
+) -> None:
+    """Law: the very error; what was committed is the plan's first shards, whole; nothing is committed after it."""
+    calls = len(plan) if kind == "commit" else len(list(cuts(plan, size)))
+    at = data.draw(st.integers(1, calls))
+    machine = Machine(size, fails={kind: at})
+    with pytest.raises(BrokenError, match=kind):
+        machine.run(plan)
+    machine.assert_commits_are_the_first_of(plan)
+    good = [cut.shard for cut in list(cuts(plan, size))[: at - 1] if cut.stop == cut.shard.stop]
+    assert len(machine.committed) == (at - 1 if kind == "commit" else len(good))
+    assert len(machine.begun) <= at if kind == "commit" else machine.begun == good
+    assert not any(thread.name.startswith(("loader", "writer")) for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("kind", ["load", "label"])
+def test_a_commit_that_is_under_way_when_another_thread_fails_is_finished(kind: str) -> None:
+    """A shard that was labelled is not lost, and no thread is left to write when the error is shown."""
+    plan = list(Layout(8, 1, 4, 1).all_shards())
+    machine = Machine(4, fails={kind: 2}, delays={"commit": 0.2})
+    with pytest.raises(BrokenError, match=kind):
+        machine.run(plan)
+    assert [shard for shard, _ in machine.committed] == plan[:1]
+
+
+def test_a_commit_that_fails_last_is_not_taken_for_done() -> None:
+    """Neither at the end of the plan, nor when asked to stop while it is under way."""
+    plan = list(Layout(8, 1, 4, 1).all_shards())
+    for fails, stop in ((2, 3), (1, 1)):
+        machine = Machine(4, fails={"commit": fails}, delays={"commit": 0.05})
+        with pytest.raises(BrokenError, match="commit"):
+            machine.run(plan, lambda machine=machine, stop=stop: len(machine.labelled) >= stop)
+
+
+class Patient(Machine):
+    """Labels its first batch only once all that may be read ahead of it is read."""
+
+    def label(self, batch: tuple[int, int]) -> Block:
+        """As any other machine, later."""
+        while len(self.loaded) <= AHEAD:
+            time.sleep(0.001)
+        return super().label(batch)
+
+
+def test_reading_keeps_ahead_of_a_slow_teacher_by_a_bounded_number_of_batches() -> None:
+    """Across shards too; memory does not grow with the plan, and the teacher finds its next batch read."""
+    machine = Patient(2)
+    assert machine.run(list(Layout(60, 1, 4, 1).all_shards()))
+    assert machine.most_ahead == AHEAD
+
+
+class Stuck(Machine):
+    """Reads its third batch for as long as the run needs to end for another reason."""
+
+    def load(self, start: int, stop: int) -> tuple[int, int]:
+        """As any other machine, or late."""
+        batch = super().load(start, stop)
+        time.sleep(0.5 if len(self.loaded) == 3 else 0)
+        return batch
+
+
+@pytest.mark.parametrize("fails", [{}, {"label": 2}])
+def test_nothing_more_is_read_once_a_run_has_ended(fails: dict[str, int]) -> None:
+    """What was only planned to be read is not, be it a stop or an error that ended the run."""
+    machine = Stuck(1, fails=fails)
+    with contextlib.suppress(BrokenError):
+        assert not machine.run(list(Layout(9, 1, 3, 1).all_shards()), lambda: len(machine.labelled) == 1)
+    assert len(machine.loaded) == 3
+
+
+def test_no_more_than_two_shards_are_labelled_and_not_yet_durable() -> None:
+    """A disk slower than the teacher holds it up; memory does not fill with what waits to be written."""
+    most = 0
+
+    class Slow(Machine):
+        def label(self, batch: tuple[int, int]) -> Block:
+            nonlocal most
+            most = max(most, len(self.labelled) + 1 - len(self.committed))
+            return super().label(batch)
+
+    machine = Slow(4, delays={"commit": 0.01})
+    assert machine.run(list(Layout(40, 1, 4, 1).all_shards()))
+    assert most <= 2
+
+
+def test_the_executor_of_one_process_is_in_the_table() -> None:
+    """The stages ask for it by name."""
+    assert EXECUTORS["inline"] is run_inline

@@ -1,0 +1,129 @@
+"""Stopped and killed: real processes, real signals; the same command goes on to the same bytes."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+from random import Random
+from subprocess import Popen
+
+import pytest
+from stage_cases import PATIENT, Outcome, decided, must, run, softlabels, started
+
+from pipeline.errors import StoppedError
+from stages.signals import stop_on_signals
+
+PATIENT_STUDENT = (
+    "students.distilled.model=own_networks:Patient",
+    'students.distilled.options={after = "runs/e/distilled/seed-0/checkpoint.pt"}',
+    "students.distilled.epochs=4",
+)
+RECEIPTS = "receipts/*.json"
+
+
+def wait_until(true: Callable[[], bool], process: "Popen[str]") -> None:
+    """Return once something is so; the process must not end before."""
+    while not true():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+
+
+def stopped(folder: Path, process: "Popen[str]", number: signal.Signals) -> Outcome:
+    """Send a signal, and only then let a process go on that the file `hold` keeps at work."""
+    process.send_signal(number)
+    (folder / "hold").unlink()
+    out, err = process.communicate(timeout=60)
+    return Outcome(process.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(fitted_once: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What the patient teacher's cache holds when nothing stops the run."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "here"
+    shutil.copytree(fitted_once, folder)
+    with chdir(folder):
+        must("generate", *PATIENT)
+    return decided(folder / "cache")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_stopped_generate_goes_on_to_the_same_cache(
+    number: signal.Signals, code: int, fitted: Path, undisturbed: dict[str, object]
+) -> None:
+    """Law: a signal ends stage one with its exit code and how to go on; the same command then makes the same bytes.
+
+    Meanwhile a second writer is refused by the first one's lock, and the cache is seen as unfinished.
+    """
+    (fitted / "hold").touch()
+    with started(fitted, "generate", *PATIENT) as process:
+        wait_until((fitted / "cache/receipts/000000002.json").exists, process)
+        run("generate", *PATIENT).refuses(6, f"is being written by process {process.pid}", "Wait for it to end")
+        assert softlabels("inspect", "cache").code == 4
+        outcome = stopped(fitted, process, number)
+    done = len(list((fitted / "cache").glob(RECEIPTS)))
+    outcome.refuses(
+        code, f"Stopped by {number.name}. {done} of 13 shards are done and kept. Run the same command again to go on."
+    )
+    assert 3 <= done < 13
+    assert softlabels("verify", "cache").code == 4
+    made = must("generate", *PATIENT, flags=("--json",)).facts["made"]
+    assert made == 50 - 4 * done
+    assert decided(fitted / "cache") == undisturbed
+
+
+def test_a_stopped_train_goes_on_to_the_same_weights(filled: Path) -> None:
+    """Law: SIGTERM ends stage two with 75 after an epoch; the same command then gives the weights of a whole run."""
+    (filled / "hold").touch()
+    folder = filled / "runs/e/distilled/seed-0"
+    with started(filled, "train", *PATIENT_STUDENT) as process:
+        wait_until((folder / "checkpoint.pt").exists, process)
+        outcome = stopped(filled, process, signal.SIGTERM)
+    outcome.refuses(75, "Stopped by SIGTERM.", str(folder.relative_to(filled)), "Run the same command again to go on.")
+    assert not (folder / "student.safetensors").exists()
+    must("train", *PATIENT_STUDENT)
+    must("train", *PATIENT_STUDENT, flags=("--runs", "whole"))
+    again = (filled / "whole/distilled/seed-0/student.safetensors").read_bytes()
+    assert (folder / "student.safetensors").read_bytes() == again
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_generate_goes_on_to_the_same_cache(seed: int, fitted: Path, undisturbed: dict[str, object]) -> None:
+    """Law: killed at any moment, stage one leaves nothing false, and the same command makes the same bytes."""
+    dice = Random(seed)  # noqa: S311 - moments, not secrets
+    receipts, pause = dice.randrange(1, 12), dice.uniform(0, 0.03)
+    with started(fitted, "generate", *PATIENT) as process:
+        wait_until(lambda: len(list((fitted / "cache").glob(RECEIPTS))) >= receipts, process)
+        time.sleep(pause)
+        process.kill()
+    must("generate", *PATIENT)
+    assert softlabels("verify", "cache").code == 0
+    assert decided(fitted / "cache") == undisturbed
+
+
+@pytest.mark.usefixtures("filled")
+def test_sigterm_outside_the_long_work_is_exit_code_75(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: SIGTERM before the first batch, or after the last, is told in a line as well."""
+    monkeypatch.setattr("stages.soft_labels.open_source", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    run("generate").refuses(75, "Stopped by SIGTERM. Run the same command again to go on.")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_is_a_question_once(number: signal.Signals, code: int) -> None:
+    """Law: the first signal only asks; the next has its usual effect; afterwards all is as it was before."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    with stop_on_signals() as stop:
+        assert not stop()
+        os.kill(os.getpid(), number)
+        assert stop()
+        assert all(signal.getsignal(each) is signal.SIG_DFL for each in before)
+        error = stop.error("All is kept.")
+    assert {each: signal.getsignal(each) for each in before} == before
+    assert isinstance(error, StoppedError)
+    assert (str(error), error.exit_code) == (
+        f"Stopped by {number.name}. All is kept. Run the same command again to go on.",
+        code,
+    )

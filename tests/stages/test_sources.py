@@ -1,0 +1,89 @@
+"""What a dataset can be wrong about, told on the command line."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from stage_cases import images, must, run, snapshot, write_idx
+
+Change = Callable[[Path], object]
+
+
+def rewritten(name: str, change: Callable[[bytes], bytes]) -> Change:
+    """A change of one file."""
+    return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+
+def with_hdf5(**arrays: np.ndarray) -> Change:
+    """A change that writes an HDF5 file."""
+
+    def write(folder: Path) -> None:
+        with h5py.File(folder / "d.h5", "w") as file:
+            for name, values in arrays.items():
+                file[name] = values
+
+    return write
+
+
+def hdf5(*keys: str) -> tuple[str, ...]:
+    """The settings that read it."""
+    table = ", ".join(['kind = "hdf5"', 'path = "d.h5"', *keys])
+    return (f"dataset={{{table}}}",)
+
+
+FOUR = images(4)
+NAMES = ('inputs = "x"', 'labels = "y"')
+CASES: list[tuple[Change, tuple[str, ...], tuple[str, ...]]] = [
+    (lambda folder: (folder / "images").unlink(), (), ("images: there is no such file", "Correct the path")),
+    (
+        rewritten("images", lambda data: gzip.compress(data)[:-20]),
+        (),
+        ("images: this gzip file is cut short", "Fetch it"),
+    ),
+    (
+        rewritten("images", lambda data: b"\x89PNG" + data[4:]),
+        (),
+        ("images: this is no IDX file", "89 50 4e 47", "00 00"),
+    ),
+    (rewritten("images", lambda data: data[:-1]), (), ("shorter than its header says: 799 bytes", "expected 800")),
+    (lambda folder: write_idx(folder / "labels", np.zeros(49, np.uint8)), (), ("found 49 labels for 50 inputs",)),
+    (lambda folder: write_idx(folder / "images", np.zeros((0, 4, 4), np.uint8)), (), ("dataset is empty",)),
+    (lambda _: None, ("dataset.classes=2",), ("sample 2 has the label 2", "[0, 2)", "Correct the labels or `classes`")),
+    (lambda _: None, ('dataset.class_names=["a"]', "dataset.classes=3"), ("found 1 class names for 3 classes",)),
+    (with_hdf5(x=FOUR, y=np.zeros(4, int)), hdf5('inputs = "z"'), ("the key 'z' does not exist", "x, y")),
+    (
+        with_hdf5(x=FOUR, y=np.zeros(4, int), i=np.array([1, 1, 2, 3])),
+        hdf5(*NAMES, 'ids = "i"'),
+        ("1 ids name more", "(1)"),
+    ),
+    (with_hdf5(x=FOUR, y=np.zeros(4)), hdf5(*NAMES), ("d.h5: y: found dtype float64, expected integers",)),
+    (lambda _: None, hdf5(*NAMES), ("d.h5: there is no such file", "Correct the path")),
+    (rewritten("images", lambda data: data), ('dataset={kind = "hdf5", path = "images", inputs = "x"}',), ("HDF5",)),
+    (lambda _: None, ('dataset={kind = "zarr", inputs = "nowhere"}',), ("nowhere",)),
+    (lambda _: None, ('dataset={kind = "no_module:Net"}',), ("there is no module 'no_module'",)),
+]
+
+
+@pytest.mark.parametrize(("change", "settings", "said"), CASES)
+@pytest.mark.parametrize("verb", ["plan", "generate", "train"])
+def test_a_dataset_that_is_not_what_it_says_is_refused(
+    verb: str, change: Change, settings: tuple[str, ...], said: tuple[str, ...], fitted: Path
+) -> None:
+    """Law: a dataset that is missing, damaged or contradicts itself is exit code 1; nothing is written."""
+    change(fitted)
+    before = snapshot(fitted)
+    run(verb, *settings).refuses(1, *said)
+    assert snapshot(fitted) == before
+    assert not (fitted / "cache").exists()
+
+
+def test_the_test_set_has_the_classes_of_the_training_set(fitted: Path) -> None:
+    """Law: held-out labels that are no class of the training set are refused, whatever their number."""
+    write_idx(fitted / "test-labels", np.full(12, 3, np.uint8))
+    run("generate").refuses(1, "has the label 3, expected a class in [0, 3)")
+    assert not (fitted / "cache").exists()
+    write_idx(fitted / "test-labels", np.zeros(12, np.uint8))
+    must("generate")

@@ -1,0 +1,253 @@
+"""Stage two on the command line: `train`."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from stage_cases import ROWS, TOPK, must, run, snapshot
+
+from pipeline.config import load
+
+RESULTS = {"config.toml", "metrics.jsonl", "metrics.json", "student.safetensors", "curve.png"}
+
+
+def first_shard(folder: Path, array: str = "logits") -> Path:
+    """A shard file of the cache."""
+    return next(file for file in sorted((folder / f"cache/labels.zarr/{array}/c").rglob("*")) if file.is_file())
+
+
+def unlabel(folder: Path) -> None:
+    """Take the labels of the training set out of the experiment."""
+    text = (folder / "e.toml").read_text().replace('labels = "labels"\n', "classes = 3\n", 1)
+    (folder / "e.toml").write_text(text)
+
+
+def test_a_table_ends_the_training_of_a_student_and_its_baseline(filled: Path) -> None:
+    """Law: the named student, its baseline and the teacher each have a row; every number is also in the JSON."""
+    outcome = must("train", flags=("--student", "distilled"))
+    rows = [line.split()[0] for line in outcome.out.splitlines()[1:4]]
+    assert rows == ["alone", "distilled", "teacher"]
+    assert "Test accuracy on 12 held-out samples" in outcome.out
+    facts = must("train", flags=("--student", "distilled", "--json")).facts
+    assert set(facts["students"]) == {"alone", "distilled"}
+    seal = json.loads((filled / "cache/seal.json").read_bytes())
+    assert seal["cache_id"] in facts["cache"].values()
+    assert facts["students"]["distilled"][0]["cache_id"] == seal["cache_id"]
+    assert facts["students"]["alone"][0]["soft_labels"] == 0
+    assert facts["students"]["distilled"][0]["soft_labels"] == ROWS
+
+
+def test_a_run_folder_holds_all_that_is_needed_to_believe_it(trained: Path) -> None:
+    """Law: a run that is done leaves its results and no checkpoint; its config alone is an experiment of that run."""
+    folder = trained / "runs/e/distilled/seed-0"
+    assert {file.name for file in folder.iterdir()} == RESULTS
+    assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    alone = load(folder / "config.toml")
+    assert list(alone.students) == ["distilled"]
+    assert (alone.students["distilled"].seed, alone.students["distilled"].repeats) == (0, 1)
+
+
+def test_the_config_of_a_run_trains_the_same_network(trained: Path) -> None:
+    """Law: trained again from the config in its folder, a run gives the same weights, bit for bit."""
+    source = trained / "runs/e/distilled/seed-0"
+    shutil.copy(source / "config.toml", trained / "e.toml")
+    must("train", flags=("--runs", "again"))
+    again = trained / "again/distilled/seed-0/student.safetensors"
+    assert again.read_bytes() == (source / "student.safetensors").read_bytes()
+
+
+def test_a_run_that_is_done_is_not_done_again(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: the same command again trains nothing, changes no file and prints the same table."""
+    before = snapshot(trained)
+    monkeypatch.delattr("stages.train_student.train")
+    first, second = must("train").out, must("train").out
+    assert first == second
+    assert "distilled" in first
+    assert snapshot(trained) == before
+
+
+def test_restart_trains_again_to_the_same_weights(trained: Path) -> None:
+    """Law: with --restart each run of the named students is made anew, and a seed decides its weights."""
+    before = snapshot(trained / "runs")
+    must("train", flags=("--restart",))
+    after = snapshot(trained / "runs")
+    weights = [name for name in before if name.endswith(".safetensors")]
+    assert len(weights) == 2
+    assert all(after[name][0] == before[name][0] and after[name][1] > before[name][1] for name in weights)
+
+
+def test_repeats_are_runs_of_their_own_seeds(filled: Path) -> None:
+    """Law: `repeats` runs have the seeds from `seed` on, a folder each, and other weights each."""
+    outcome = must("train", "students.alone.repeats=2", "students.alone.seed=5", flags=("--student", "alone"))
+    folders = sorted((filled / "runs/e/alone").iterdir())
+    assert [folder.name for folder in folders] == ["seed-5", "seed-6"]
+    first, second = (load_file(folder / "student.safetensors") for folder in folders)
+    assert not all(bool((first[name] == second[name]).all()) for name in first)
+    assert " ± " in outcome.out.splitlines()[1]
+
+
+def test_a_student_on_true_labels_alone_needs_no_cache(fitted: Path) -> None:
+    """Law: cross entropy trains without a label cache; a loss on soft labels does not."""
+    must("train", flags=("--student", "alone"))
+    before = snapshot(fitted)
+    run("train").refuses(4, "cache holds no label cache", "`softlabels generate`")
+    assert snapshot(fitted) == before
+
+
+def test_stage_two_needs_no_teacher(filled: Path) -> None:
+    """Law: with the cache made, students train though the teacher's checkpoint is gone."""
+    (filled / "teacher.safetensors").unlink()
+    must("train")
+
+
+@pytest.mark.usefixtures("filled")
+def test_few_true_labels_are_as_many_as_asked_for() -> None:
+    """Law: a student that may see 6 true labels sees 6, and soft labels of all; more than there are is refused."""
+    facts = must("train", "students.distilled.true_labels=6", flags=("--json",)).facts
+    assert facts["students"]["distilled"][0]["true_labels"] == 6
+    assert facts["students"]["alone"][0]["true_labels"] == ROWS
+    run("train", "students.alone.true_labels=51", flags=("--runs", "more")).refuses(
+        1, "true_labels = 51: the dataset has only 50 labelled samples", "Ask for fewer."
+    )
+
+
+def test_an_unlabelled_dataset_teaches_by_soft_labels_only(fitted: Path) -> None:
+    """Law: without true labels kd trains on what the teacher said, and cross entropy refuses."""
+    unlabel(fitted)
+    must("generate")
+    facts = must("train", "students.distilled.baseline=distilled", flags=("--student", "distilled", "--json")).facts
+    metrics = facts["students"]["distilled"][0]
+    assert (metrics["true_labels"], metrics["soft_labels"]) == (0, ROWS)
+    run("train", flags=("--student", "alone")).refuses(1, "no true labels to train on")
+
+
+def test_one_cache_serves_every_temperature_of_its_grid_and_no_other(fitted: Path) -> None:
+    """Law: a temperature off the grid is exit code 2 that lists the grid; each one on it trains; nothing is written."""
+    grid = (*TOPK, "labels.temperatures=[1, 2.5]")
+    must("generate", *grid)
+    before = snapshot(fitted)
+    run("train", *grid, "students.distilled.temperature=3").refuses(2, "temperature", "3", "1", "2.5")
+    assert snapshot(fitted) == before
+    for temperature in (1, 2.5):
+        must("train", *grid, f"students.distilled.temperature={temperature}", flags=("--runs", f"runs-{temperature}"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags", "said"),
+    [
+        ((), ("--student", "distiled"), ("--student distiled: there is no such student", "alone, distilled")),
+        (("students.alone.loss=crossentropy",), (), ("students.alone.loss: found 'crossentropy'", "cross_entropy, kd")),
+        (("students={}",), (), ("This experiment has no students", "[students.NAME]")),
+        (("students.alone.model=mpl",), (), ("There is no model 'mpl'. Did you mean 'mlp'?",)),
+    ],
+)
+@pytest.mark.usefixtures("filled")
+def test_a_student_that_cannot_be_trained_is_refused(
+    settings: tuple[str, ...], flags: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    """Law: an unknown student, loss or model is exit code 2 that lists what there is."""
+    run("train", *settings, flags=flags).refuses(2, *said)
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: a device that this machine lacks is exit code 2, and those it has are listed."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    run("train", "students.alone.device=mps").refuses(2, 'device = "mps": this machine does not have it', "cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("labels.dtype=float32",), 'labels.dtype was "float16" and is now "float32"'),
+        (TOPK, 'labels.encoding was "dense" and is now "topk"'),
+        (("views.mean=1",), "views.mean was 128.0 and is now 1.0"),
+        (("teacher.model=resnet",), 'teacher.model was "mlp" and is now "resnet"'),
+        (("dataset.classes=4",), "labels.classes was 3 and is now 4"),
+    ],
+)
+def test_a_cache_that_this_experiment_did_not_ask_for_is_refused(
+    settings: tuple[str, ...], said: str, filled: Path
+) -> None:
+    """Law: as far as can be told without the teacher, stage two refuses another job's cache, and writes nothing."""
+    before = snapshot(filled)
+    run("train", *settings).refuses(5, said, "Nothing was written.")
+    assert snapshot(filled) == before
+
+
+def test_an_unsealed_cache_is_refused(filled: Path) -> None:
+    """Law: a cache without its seal trains no one: exit code 4, how far it is, how to finish it; nothing is written."""
+    (filled / "cache/seal.json").unlink()
+    (filled / "cache/receipts/000000001.json").unlink()
+    before = snapshot(filled)
+    run("train").refuses(4, "cache has no seal: 3 of its 4 shards are done", "`softlabels generate`")
+    assert snapshot(filled) == before
+
+
+def test_a_flipped_byte_is_refused_by_the_file_it_is_in(filled: Path) -> None:
+    """Law: labels that fail their checksum train no one: exit code 3, and the file is named."""
+    shard = first_shard(filled)
+    data = bytearray(shard.read_bytes())
+    data[5] ^= 1
+    shard.write_bytes(data)
+    run("train").refuses(3, str(shard), "checksum")
+
+
+@pytest.mark.parametrize("array", ["logits", "sample_id", "input_crc32c"])
+def test_a_shard_that_is_gone_is_refused(array: str, filled: Path) -> None:
+    """Law: a missing shard of any array that is read is exit code 3, and the file is named."""
+    shard = first_shard(filled, array)
+    shard.unlink()
+    run("train").refuses(3, str(shard), "is gone")
+
+
+def test_a_dataset_that_changed_under_the_same_ids_is_refused_by_its_inputs(fitted: Path) -> None:
+    """Law: a declared version is believed for the job, and still the first batch shows that the inputs are others."""
+    version = "dataset.version=v1"
+    must("generate", version)
+    images = bytearray((fitted / "images").read_bytes())
+    images[16 + 16 * 20 + 3] ^= 1
+    (fitted / "images").write_bytes(images)
+    assert "already complete" in must("generate", version).out
+    run("train", version).refuses(5, "not the ones the teacher saw", "sample ids 20)", "crc32c", "Restore the dataset")
+
+
+def test_samples_that_the_teacher_never_saw_are_refused(filled: Path) -> None:
+    """Law: a sample without labels in the cache is exit code 5, and the first ones are named."""
+    for name, header in (("images", 16), ("labels", 8)):
+        data = bytearray((filled / name).read_bytes())
+        data[4:8] = np.uint32(ROWS + 2).byteswap().tobytes()
+        (filled / name).write_bytes(data + data[header : header + 2 * (16 if header == 16 else 1)])
+    run("train").refuses(5, "no labels for 2 of the samples asked for: 50, 51")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("students.alone.learning_rate=0.5", "learning_rate was 0.001 and is now 0.5"),
+        ("students.alone.epochs=3", "epochs was 1 and is now 3"),
+        ("students.alone.options={hidden = [5]}", "options was {'hidden': [4]} and is now {'hidden': [5]}"),
+    ],
+)
+def test_a_folder_that_holds_another_run_is_refused_until_it_is_restarted(
+    setting: str, said: str, trained: Path
+) -> None:
+    """Law: what decides a run, changed, is exit code 5, told field by field; nothing changes without --restart."""
+    before = snapshot(trained)
+    run("train", setting).refuses(
+        5, "runs/e/alone/seed-0 holds another run: ", said, "Nothing was changed.", "--restart"
+    )
+    assert snapshot(trained) == before
+    must("train", setting, flags=("--student", "alone", "--restart"))
+
+
+def test_students_share_one_cache(trained: Path) -> None:
+    """Law: training students changes no byte of the cache."""
+    before = snapshot(trained / "cache")
+    must("train", "students.third={model = 'mlp', epochs = 1, temperature = 7.5}", flags=("--student", "third"))
+    assert snapshot(trained / "cache") == before

@@ -1,0 +1,264 @@
+"""The proof of the idea: a student trained from the cache is the one that was trained with the teacher in the loop.
+
+Shape legend: N rows, C classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from river_cases import job_for, part_of
+
+from pipeline import encodings
+from pipeline.config import TeacherSettings, Training, ViewSettings
+from pipeline.datasets.arrays import ArrayDataset
+from pipeline.datasets.digits import from_digits
+from pipeline.executors.inline import run_inline
+from pipeline.labeller import Block, Labeller
+from pipeline.labels import DenseLabels, LabelSpec, SoftLabels
+from pipeline.losses import cross_entropy, kd, kl
+from pipeline.models import build
+from pipeline.reader import Batch, Reader
+from pipeline.store.layout import Shard
+from pipeline.store.mapped import LabelCache
+from pipeline.store.verify import verify
+from pipeline.store.writer import CacheWriter
+from pipeline.teachers import Teacher, load_teacher
+from pipeline.training import Loss, batches, epoch_order, predictor, run_epoch, start
+from pipeline.weights import save_state
+
+CLASSES, TEMPERATURE, ALPHA, EPOCHS = 10, 4.0, 0.9, 3
+VIEWS = ViewSettings(mean=4.9, std=6.0)
+FLOAT32 = 1e-5  # the rounding of a loss that is computed in float32
+GRID = (1.0, TEMPERATURE)
+SPECS = {
+    "dense float32": LabelSpec("dense", CLASSES, "float32"),
+    "dense float16": LabelSpec("dense", CLASSES, "float16"),
+    "topk float32": LabelSpec("topk", CLASSES, "float32", k=CLASSES, temperatures=GRID),
+    "topk float16": LabelSpec("topk", CLASSES, "float16", k=CLASSES, temperatures=GRID),
+}
+SETTINGS = Training(batch_size=32, learning_rate=0.05, optimizer="sgd", epochs=EPOCHS, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset() -> ArrayDataset:
+    """Two hundred digits, in no order."""
+    return part_of(from_digits(), np.random.default_rng(0).permutation(1000)[:200])
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, dataset: ArrayDataset) -> Teacher:
+    """A small residual network that has learned the digits from their true labels."""
+    checkpoint, options = tmp_path_factory.mktemp("teacher") / "teacher.safetensors", {"width": 8, "blocks": [1, 1]}
+    torch.manual_seed(0)
+    settings = SETTINGS.model_copy(update={"optimizer": "adamw", "learning_rate": 0.02})
+    learner = start(build("resnet", options, (1, 8, 8), CLASSES), settings, VIEWS, 5 * 7)
+    for epoch in range(5):
+        rows = epoch_order(np.arange(len(dataset)), len(dataset), 0, epoch)
+        read = map(Reader(dataset).__getitems__, batches(rows, 32))
+        run_epoch(learner, read, lambda logits_NC, labels_N, _: cross_entropy(logits_NC, labels_N), 0, epoch)
+    save_state(checkpoint, learner.network.state_dict())
+    asked = TeacherSettings(model="resnet", options=options, checkpoint=checkpoint, batch_size=48, device="cpu")
+    return load_teacher(asked, VIEWS, (1, 8, 8), CLASSES)
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory, dataset: ArrayDataset, teacher: Teacher) -> dict[str, LabelCache]:
+    """One of each kind of labels, made as stage one makes it, in shards of 64 rows and batches of 48."""
+    folder = tmp_path_factory.mktemp("caches")
+    for name, spec in SPECS.items():
+        with CacheWriter.open(folder / name, job_for(dataset, spec, shard_rows=64, chunk_rows=16), {}) as writer:
+            generate(writer.missing(), Labeller(dataset, teacher, spec), writer.commit)
+            writer.seal({})
+    return {name: LabelCache.open(folder / name) for name in SPECS}
+
+
+def generate(plan: list[Shard], labeller: Labeller, commit: Callable[..., object], batches: float = np.inf) -> bool:
+    """A plan through the executor, asked to stop after some batches."""
+    done: list[int] = []
+    return run_inline(plan, labeller, commit, stopped=lambda: len(done) >= batches, progress=done.append)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A dataset whose every batch comes with what someone says of its inputs at that moment."""
+
+    reader: Reader
+    say: Callable[[np.ndarray], torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitems__(self, rows: np.ndarray) -> Batch:
+        """The batch of some rows."""
+        batch = self.reader.__getitems__(rows)
+        return replace(batch, soft=DenseLabels(self.say(batch.inputs_NX.numpy()).clone()))
+
+
+def told(logits_NC: torch.Tensor, labels_N: torch.Tensor, soft: SoftLabels | None) -> torch.Tensor:
+    """What the student is told."""
+    return kd(logits_NC, soft, labels_N, TEMPERATURE, ALPHA)
+
+
+def student(reader: Reader | Told, loss: Loss = told) -> tuple[list[float], torch.Tensor]:
+    """Trained from what a reader gives: the loss of every step, and the logits of held-out digits at the end."""
+    torch.manual_seed(1)
+    steps = EPOCHS * -(-len(reader) // SETTINGS.batch_size)
+    learner = start(build("cnn", {"width": 8}, (1, 8, 8), CLASSES), SETTINGS, VIEWS, steps)
+    curve: list[float] = []
+    for epoch in range(EPOCHS):
+        rows = epoch_order(np.arange(len(reader)), len(reader), 3, epoch)
+        curve += run_epoch(learner, map(reader.__getitems__, batches(rows, SETTINGS.batch_size)), loss, 3, epoch)
+    held_out = from_digits("test")
+    with torch.inference_mode():
+        return curve, predictor(learner)(held_out.array)
+
+
+@pytest.fixture(scope="module")
+def online(dataset: ArrayDataset, teacher: Teacher) -> tuple[list[float], torch.Tensor]:
+    """The student of a teacher in the loop."""
+    return student(Told(Reader(dataset), teacher.logits))
+
+
+def log_error(name: str, logits_NC: torch.Tensor) -> torch.Tensor:
+    """The most by which log p at the temperature errs, [N]: `encodings.error` in numbers, twice for top-k.
+
+    Twice, because the loss takes out of top-k's probabilities what they sum to too much, which errs as much again.
+    """
+    extent_N = (logits_NC.amax(1) - logits_NC.amin(1)) / TEMPERATURE
+    bounds = {
+        "dense float32": 0 * extent_N,
+        "dense float16": 2**-10 * logits_NC.abs().amax(1) / TEMPERATURE,
+        "topk float32": 2 * (2**-23 * extent_N + 1e-6),
+        "topk float16": 2 * (2**-11 * extent_N + 1e-6),
+    }
+    return bounds[name]
+
+
+def loss_error(name: str, teacher_NC: torch.Tensor, student_NC: torch.Tensor) -> torch.Tensor:
+    """The most by which a row's loss errs, [N], for labels p' whose log p' errs by at most e; besides float32 sums.
+
+    KL(p'||q) - KL(p||q) = sum (p' - p)(log p - log q - c) + KL(p'||p) for any c, here the mean under p. And
+    |p' - p| <= p (exp(e) - 1), so KL(p'||p) <= sum (p' - p)(log p' - log p) <= (exp(e) - 1) e.
+    """
+    error_N = log_error(name, teacher_NC)
+    p_NC, q_NC = (torch.log_softmax(logits / TEMPERATURE, dim=1) for logits in (teacher_NC, student_NC))
+    mean_N1 = (p_NC.exp() * (p_NC - q_NC)).sum(1, keepdim=True)
+    apart_N = (p_NC.exp() * (p_NC - q_NC - mean_N1).abs()).sum(1)
+    return ALPHA * TEMPERATURE**2 * error_N.expm1() * (apart_N + error_N)
+
+
+def test_the_teacher_of_these_tests_has_something_to_say(
+    dataset: ArrayDataset, teacher: Teacher, online: tuple[list[float], torch.Tensor]
+) -> None:
+    """Its answers differ from sample to sample and are not flat, and its student learns: else all below were empty."""
+    logits = teacher.logits(dataset.array)
+    assert logits.std(0).mean() > 1
+    assert kl(torch.zeros_like(logits), DenseLabels(logits), TEMPERATURE).mean() > 0.05
+    assert np.mean(online[0][-5:]) < 0.8 * np.mean(online[0][:5])
+
+
+def test_a_student_of_the_cache_is_the_student_of_the_teacher(
+    dataset: ArrayDataset, caches: dict[str, LabelCache], online: tuple[list[float], torch.Tensor]
+) -> None:
+    """Law: with exact labels, the same loss at every step within 1e-5, and the same answer for every test sample."""
+    curve, answers = student(Reader(dataset, caches["dense float32"]))
+    assert len(curve) == len(online[0]) == EPOCHS * 7
+    np.testing.assert_allclose(curve, online[0], rtol=0, atol=1e-5)
+    assert torch.equal(answers.argmax(1), online[1].argmax(1))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_labels_from_the_cache_tell_any_student_the_same_within_their_stated_error(
+    dataset: ArrayDataset, teacher: Teacher, caches: dict[str, LabelCache], name: str
+) -> None:
+    """Law: row by row, for students near the teacher and far from it, as far as `encodings.error` says."""
+    rows = np.arange(len(dataset))
+    reader, exact_NC = Reader(dataset, caches[name]), teacher.logits(dataset.array)
+    batch = reader.__getitems__(rows)
+    noise_NC = torch.randn(exact_NC.shape, generator=torch.Generator().manual_seed(0))
+    for student_NC in (exact_NC, exact_NC + noise_NC, torch.zeros_like(exact_NC), 30 * noise_NC):
+        cached_N = told(student_NC, batch.labels_N, batch.soft)
+        online_N = told(student_NC, batch.labels_N, DenseLabels(exact_NC))
+        bound_N = loss_error(name, exact_NC, student_NC) + FLOAT32 * (1 + online_N)
+        assert ((cached_N - online_N).abs() <= bound_N).all()
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_student_of_rounded_labels_keeps_to_the_course(
+    dataset: ArrayDataset,
+    teacher: Teacher,
+    caches: dict[str, LabelCache],
+    online: tuple[list[float], torch.Tensor],
+    name: str,
+) -> None:
+    """Every step's loss within twice what its labels may err by: once for the labels, once for the drift so far.
+
+    The labels of each sample's neighbour in the batch lead far outside: the bound tells right from wrong.
+    """
+    bounds: list[float] = []
+
+    def watched(logits_NC: torch.Tensor, labels_N: torch.Tensor, soft: DenseLabels) -> torch.Tensor:
+        bounds.append(loss_error(name, soft.logits_NC, logits_NC.detach()).mean().item())
+        return told(logits_NC, labels_N, soft)
+
+    assert student(Told(Reader(dataset), teacher.logits), watched)[0] == online[0]
+    allowed = 2 * np.array(bounds) + FLOAT32
+    curve, answers = student(Reader(dataset, caches[name]))
+    assert (np.abs(np.subtract(curve, online[0])) <= allowed).all()
+    assert (answers.argmax(1) == online[1].argmax(1)).float().mean() > 0.99
+    neighbours, _ = student(Told(Reader(dataset), lambda inputs: teacher.logits(inputs).roll(1, 0)))
+    assert np.abs(np.subtract(neighbours, online[0])).max() > 5 * allowed.max()
+
+
+@pytest.mark.parametrize("name", ["dense float16", "topk float32"])
+def test_the_labels_of_a_shard_do_not_depend_on_how_the_run_was_cut(
+    dataset: ArrayDataset, teacher: Teacher, name: str
+) -> None:
+    """Law: stopped before any batch and resumed, bit for bit the arrays of a run that was not."""
+    labeller = Labeller(dataset, teacher, SPECS[name])
+    plan = list(job_for(dataset, SPECS[name], shard_rows=64).layout.all_shards())
+
+    def made(cut: float) -> dict[int, Block]:
+        blocks: dict[int, Block] = {}
+        keep = lambda shard, block, _: blocks.update({shard.number: block})  # noqa: E731 - the shape of a commit
+        generate(plan, labeller, keep, cut)
+        assert generate([shard for shard in plan if shard.number not in blocks], labeller, keep)
+        return blocks
+
+    straight = made(np.inf)
+    for cut in range(8):
+        resumed = made(cut)
+        assert resumed.keys() == straight.keys()
+        for number, block in resumed.items():
+            assert {each: array.tobytes() for each, array in block.items()} == {
+                each: array.tobytes() for each, array in straight[number].items()
+            }
+
+
+def test_a_cache_made_in_two_runs_is_the_cache_made_in_one(
+    tmp_path: Path, dataset: ArrayDataset, teacher: Teacher, caches: dict[str, LabelCache]
+) -> None:
+    """Law: wherever the first was stopped, the same cache id and whole to the byte."""
+    spec = SPECS["dense float32"]
+    job, labeller = caches["dense float32"].job, Labeller(dataset, teacher, spec)
+    assert job.labels == {**asdict(spec), "temperatures": []}
+    for cut in (1, 3, 6):
+        with CacheWriter.open(tmp_path / str(cut), job, {}) as writer:
+            assert not generate(writer.missing(), labeller, writer.commit, cut)
+        with CacheWriter.open(tmp_path / str(cut), job, {}) as writer:
+            assert generate(writer.missing(), labeller, writer.commit)
+            assert writer.seal({}).cache_id == caches["dense float32"].cache_id
+        assert verify(tmp_path / str(cut)).problems == ()
+
+
+def test_the_bounds_of_these_tests_are_those_the_encodings_state() -> None:
+    """Should an encoding's statement change, `log_error` has to change with it."""
+    assert "none" in encodings.error(SPECS["dense float32"])
+    assert "|log p error| <= 2^-10 max|z| / T" in encodings.error(SPECS["dense float16"])
+    assert "|log p error| <= 2^-23 gap / T" in encodings.error(SPECS["topk float32"])
+    assert "|log p error| <= 2^-11 gap / T" in encodings.error(SPECS["topk float16"])
+    assert "besides 1e-6" in encodings.error(SPECS["topk float16"])
