@@ -34,7 +34,7 @@ REFERENCE = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
 
 Reference: TypeAlias = Annotated[str, Field(pattern=REFERENCE)]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
-Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
+Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**62)]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.config import Training, ViewSettings
@@ -27,7 +28,7 @@ from pipeline.models import count_parameters
 from pipeline.reader import Reader
 from pipeline.seeds import seed_of
 from pipeline.store.files import make_directory, read, remove, write_durably
-from pipeline.training import Learner, Loss, accuracy, batches, epoch_order, predictor, run_epoch, start
+from pipeline.training import Learner, Loss, accuracy, batches, epoch_order, predictor, run_epoch, start, try_out
 from pipeline.weights import save_state
 
 Metrics = dict[str, Any]
@@ -56,10 +57,15 @@ class Run:
     views: ViewSettings
     seed: int
 
+    @property
+    def begun(self) -> bool:
+        """Whether a run was here: only then are the weights a run's, and not the user's own."""
+        # No run writes its weights without a checkpoint beside it, which goes only once the metrics are there.
+        return any((self.folder / name).exists() for name in (CHECKPOINT, METRICS))
+
     def clear(self) -> None:
         """Forget an earlier run in this folder. What no run of ours made is left alone, weights too."""
-        # No run writes its weights without a checkpoint beside it, which goes only once the metrics are there.
-        if any((self.folder / name).exists() for name in (CHECKPOINT, METRICS)):
+        if self.begun:
             for path in (self.weights, *(self.folder / name for name in (CONFIG, LINES, CURVE, METRICS, CHECKPOINT))):
                 remove(path)
 
@@ -90,7 +96,7 @@ def finished(run: Run) -> Metrics | None:
         CorruptError: its metrics are not what a run wrote.
 
     """
-    metrics = _metrics(run.folder / METRICS) if run.weights.exists() else None
+    metrics = _metrics(run.folder, run.weights) if run.weights.exists() else None
     if metrics:
         _check_identity(run, metrics["identity"])
     return metrics
@@ -99,13 +105,13 @@ def finished(run: Run) -> Metrics | None:
 def fit_seconds(weights: Path) -> float | None:
     """How long a teacher's weights took to train; None if no run here says so."""
     with suppress(CorruptError):
-        metrics = _metrics(weights.with_suffix("") / METRICS)
+        metrics = _metrics(weights.with_suffix(""), weights)
         return metrics["seconds"] if metrics else None
     return None
 
 
-def _metrics(path: Path) -> Metrics | None:
-    data = read(path)
+def _metrics(folder: Path, weights: Path) -> Metrics | None:
+    data = read(folder / METRICS)
     if data is None:
         return None
     try:
@@ -113,8 +119,8 @@ def _metrics(path: Path) -> Metrics | None:
         return {**metrics, "seconds": float(metrics["seconds"]), "identity": dict(metrics["identity"])}
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptError(
-            f"{path} is not what a run wrote at its end ({type(error).__name__}: {error}). Delete it and run the same "
-            "command again: it trains this network anew."
+            f"{folder / METRICS} is not what a run wrote at its end ({type(error).__name__}: {error}). Delete it and "
+            f"{weights}, and run the same command again: it trains this network anew."
         ) from None
 
 
@@ -134,17 +140,19 @@ def train(run: Run, lesson: Lesson, facts: Mapping[str, Any], watch: Watch) -> M
     write_durably(run.folder / CONFIG, [run.config.encode()])
     torch.manual_seed(seed_of("weights", run.seed))
     network, length, size = lesson.build(), len(lesson.reader), run.settings.batch_size
-    learner = start(network, run.settings, run.views, run.settings.epochs * -(-length // size))
+    learner = start(network, run.settings, run.views, run.settings.epochs * len(batches(np.arange(length), size)))
+    try_out(learner, lesson.reader.dataset)
     history: list[Metrics] = []
     if saved:
         _go_on(run, learner, saved["learner"])
         history = saved["history"]
     for epoch in range(len(history), run.settings.epochs):
-        if watch.stopped():
-            return None
         begun = perf_counter()
         rows = epoch_order(lesson.reader.usable, length, run.seed, epoch)
-        losses = run_epoch(learner, map(lesson.reader.__getitems__, batches(rows, size)), lesson.loss, run.seed, epoch)
+        data = (lesson.reader.__getitems__(batch) for batch in batches(rows, size) if not watch.stopped())
+        losses = run_epoch(learner, data, lesson.loss, run.seed, epoch)
+        if watch.stopped():
+            return None  # what this epoch has learnt is dropped: a run goes on from a whole one
         line: Metrics = {"epoch": epoch + 1, "loss": sum(losses) / len(losses)}
         if lesson.test is not None:
             line["test_accuracy"] = accuracy(predictor(learner), lesson.test, 4 * size)

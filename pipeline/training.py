@@ -4,7 +4,7 @@ Shape legend: N rows of a batch, X the shape of one input, C classes.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,10 +60,9 @@ def epoch_order(usable: Rows, length: int, seed: int, epoch: int) -> Rows:
     return np.concatenate(rounds)[:length]
 
 
-def batches(rows: Rows, batch_size: int) -> Iterator[Rows]:
-    """Rows cut into batches; the last may be shorter."""
-    for start in range(0, rows.size, batch_size):
-        yield rows[start : start + batch_size]
+def batches(rows: Rows, batch_size: int) -> list[Rows]:
+    """Rows cut into batches. A single row left over joins the last one: batch norm cannot learn from one row."""
+    return np.split(rows, range(batch_size, rows.size - (batch_size > 1), batch_size))
 
 
 @dataclass(frozen=True)
@@ -142,14 +141,20 @@ def run_epoch(learner: Learner, data: Iterable[Batch], loss: Loss, seed: int, ep
     """Every step of an epoch; the loss of each. Dropout draws from the epoch's own seed, also when resumed.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: a step fails, or its loss is not finite.
 
     """
     torch.manual_seed(seed_of("epoch", seed, epoch))
     learner.network.train()
     losses = []
     for batch in data:
-        losses.append(step(learner, batch, loss))
+        try:
+            losses.append(step(learner, batch, loss))
+        except (RuntimeError, ValueError) as error:  # the user's network, and the device's memory
+            raise TrainingError(
+                f"Step {len(losses) + 1} of epoch {epoch + 1} failed on inputs of shape {list(batch.inputs_NX.shape)}: "
+                f"{type(error).__name__}: {error}. Mend the model or its options; if memory ran out, lower batch_size."
+            ) from error
         if not math.isfinite(losses[-1]):
             raise TrainingError(
                 f"Training diverged: the loss of step {len(losses)} of epoch {epoch + 1} is {losses[-1]}. "
@@ -167,6 +172,28 @@ def predictor(learner: Learner) -> Callable[[NDArray[np.generic]], torch.Tensor]
         return logits
 
     return predict
+
+
+@torch.inference_mode()
+def try_out(learner: Learner, dataset: Dataset) -> None:
+    """Refuse, before the first step, a network that does not answer a sample with one logit a class.
+
+    Raises:
+        TrainingError: its forward fails, or its answer has another shape.
+
+    """
+    sample = dataset.inputs(np.zeros(1, np.int64))
+    try:
+        answer = predictor(learner)(sample)
+        found = f"an answer of shape {list(answer.shape)}"
+    except Exception as error:  # noqa: BLE001  # the user's network: anything may come of it
+        answer, found = None, f"{type(error).__name__}: {error}"
+    if answer is None or answer.shape != (1, dataset.classes):
+        raise TrainingError(
+            f"The network {type(learner.network).__name__} was given one input of shape {list(sample.shape)}. Found: "
+            f"{found}. Expected: logits of shape [1, {dataset.classes}], one for each class of the dataset. Mend the "
+            "model or its options."
+        )
 
 
 @torch.inference_mode()

@@ -19,12 +19,14 @@ from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
 from pipeline import runs
 from pipeline.config import Experiment, Training, ViewSettings, dump, load
-from pipeline.errors import CorruptError, MismatchError
+from pipeline.errors import CorruptError, MismatchError, TrainingError
 from pipeline.labels import SoftLabels
 from pipeline.reader import Reader
 from pipeline.runs import Lesson, Metrics, Run, Watch, finished, fit_seconds, train
+from pipeline.training import Loss
 
 EPOCHS = 3
+ASKED_IN_AN_EPOCH = 6  # before each of five batches, and after them
 SETTINGS = Training(epochs=EPOCHS, batch_size=5, learning_rate=0.01, device="cpu")
 EXPERIMENT = Experiment.model_validate(
     {
@@ -58,7 +60,12 @@ def loss(logits_NC: torch.Tensor, labels_N: torch.Tensor, _: SoftLabels | None) 
     return F.cross_entropy(logits_NC, labels_N, reduction="none")
 
 
-def lesson(build: Callable[[], nn.Module] = network, *, tested: bool = True) -> Lesson:
+def steep(logits_NC: torch.Tensor, labels_N: torch.Tensor, _: SoftLabels | None) -> torch.Tensor:
+    """A loss whose first gradients float16 cannot hold, so that its scale is halved a few times."""
+    return 100 * loss(logits_NC, labels_N, _)
+
+
+def lesson(build: Callable[[], nn.Module] = network, *, tested: bool = True, loss: Loss = loss) -> Lesson:
     """The same for all runs here."""
     return Lesson(build, Reader(samples()), loss, samples(12, seed=1) if tested else None)
 
@@ -109,17 +116,34 @@ def test_a_run_resumed_ends_as_one_that_was_not_stopped(
     assert outcome(run) == whole
 
 
+def test_a_run_stopped_in_the_middle_of_an_epoch_ends_as_one_that_was_not(
+    tmp_path: Path, whole: dict[str, object]
+) -> None:
+    """Law: at whichever question it is told to stop; what it has learnt of that epoch is dropped, and learnt again."""
+    for at in itertools.count(1):
+        run, asked = run_in(tmp_path / str(at)), itertools.count(1)
+        watch = Watch(partial(lambda asked, at: next(asked) >= at, asked, at), lambda *_: None)
+        if train(run, lesson(), {"note": "kept"}, watch) is None:
+            lines = run.folder / "metrics.jsonl"
+            assert (len(lines.read_text().splitlines()) if lines.exists() else 0) == (at - 1) // ASKED_IN_AN_EPOCH
+            go(run)
+        assert outcome(run) == whole
+        if next(asked) < at:
+            break
+    assert at > EPOCHS * ASKED_IN_AN_EPOCH
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_run_resumes_in_every_precision_and_with_every_optimizer(
     tmp_path: Path, optimizer: str, precision: str
 ) -> None:
     """Law: moments, momentum and the scale of float16 are part of the state."""
-    settings = SETTINGS.model_copy(update={"optimizer": optimizer, "precision": precision})
+    settings = SETTINGS.model_copy(update={"optimizer": optimizer, "precision": precision, "learning_rate": 1e-3})
     stopped, straight = (run_in(tmp_path / name, settings) for name in ("stopped", "straight"))
-    go(stopped, 2)
-    go(stopped)
-    go(straight)
+    go(stopped, 2, lesson(loss=steep))
+    go(stopped, given=lesson(loss=steep))
+    go(straight, given=lesson(loss=steep))
     assert outcome(stopped) == outcome(straight)
 
 
@@ -191,6 +215,18 @@ def test_the_accuracy_of_a_run_is_that_of_the_weights_it_leaves(tmp_path: Path) 
     saved.load_state_dict(load_file(run.weights))
     right = saved(torch.from_numpy(test.array)).argmax(1).numpy() == test.labels
     assert metrics["test_accuracy"] == pytest.approx(np.mean(right), abs=1e-6)
+
+
+def test_a_run_stopped_inside_an_epoch_drops_it_and_ends_as_one_that_was_not(
+    tmp_path: Path, whole: dict[str, object]
+) -> None:
+    """Law: the steps of half an epoch are not kept, and not counted."""
+    run = run_in(tmp_path / "run")
+    asked = itertools.count()
+    assert train(run, lesson(), {"note": "kept"}, Watch(lambda: next(asked) > 7, lambda *_: None)) is None
+    assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 1
+    assert go(run)
+    assert outcome(run) == whole
 
 
 def test_a_run_without_a_test_set_has_no_accuracy(tmp_path: Path) -> None:
@@ -294,11 +330,24 @@ def test_metrics_that_no_run_wrote_are_refused(tmp_path: Path, whole: dict[str, 
     go(run)
     path = run.folder / "metrics.json"
     path.write_bytes(content)
-    with pytest.raises(CorruptError, match=rf"^{path} is not what a run wrote at its end \(.*Delete it and run the"):
+    with pytest.raises(
+        CorruptError, match=rf"^{path} is not what a run wrote at its end \(.*Delete it and {run.weights}, and run"
+    ):
         go(run)
     path.unlink()
+    run.weights.unlink()
     go(run)
     assert outcome(run) == whole
+
+
+def test_a_network_that_does_not_answer_with_a_logit_a_class_is_refused(tmp_path: Path) -> None:
+    """The user's own factory is not told the shapes; what it makes is asked once, before the first step."""
+    flat = nn.Sequential(nn.Flatten(), nn.PReLU())
+    with pytest.raises(
+        TrainingError, match=r"Found: an answer of shape \[1, 16\]\. Expected: logits of shape \[1, 3\]"
+    ):
+        go(run_in(tmp_path / "run"), given=lesson(lambda: flat))
+    assert not run_in(tmp_path / "run").begun
 
 
 @pytest.mark.parametrize("epochs", [1, math.inf])
@@ -318,9 +367,11 @@ def test_starting_over_leaves_alone_what_no_run_made(tmp_path: Path) -> None:
     run.clear()
     run.folder.mkdir()
     (run.folder / "config.toml").write_bytes(b"the user's")
+    assert not run.begun
     run.clear()
     assert run.weights.read_bytes() == (run.folder / "config.toml").read_bytes() == b"the user's"
     go(run, 1)
+    assert run.begun
     (run.folder / "other.safetensors").write_bytes(b"the user's")
     run.clear()
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["other.safetensors"]

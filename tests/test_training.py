@@ -18,7 +18,17 @@ from pipeline.labels import DenseLabels, SoftLabels
 from pipeline.losses import kd
 from pipeline.models import build
 from pipeline.reader import Batch, Reader
-from pipeline.training import Learner, accuracy, batches, epoch_order, predictor, rate_factor, run_epoch, start, step
+from pipeline.training import (
+    Learner,
+    accuracy,
+    batches,
+    epoch_order,
+    predictor,
+    rate_factor,
+    run_epoch,
+    start,
+    step,
+)
 
 PLAIN = Training(device="cpu", warmup=0.0, schedule="constant", learning_rate=0.01, weight_decay=0.0)
 VIEWS = ViewSettings(mean=3000.0, std=2000.0)
@@ -90,9 +100,12 @@ def test_an_epoch_is_a_shuffle_and_no_two_are_alike() -> None:
     assert len(set(orders)) == 16
 
 
-@pytest.mark.parametrize(("rows", "size", "lengths"), [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 5, [2]), (0, 3, [])])
+@pytest.mark.parametrize(
+    ("rows", "size", "lengths"),
+    [(8, 3, [3, 3, 2]), (7, 3, [3, 4]), (6, 3, [3, 3]), (4, 3, [4]), (2, 5, [2]), (1, 3, [1]), (3, 1, [1, 1, 1])],
+)
 def test_batches_are_the_rows_in_order(rows: int, size: int, lengths: list[int]) -> None:
-    """None left out, none twice; the last one may be shorter."""
+    """None left out, none twice; the last may be shorter, but no single row is left over, which batch norm refuses."""
     cut = list(batches(np.arange(rows), size))
     assert [batch.size for batch in cut] == lengths
     assert [row for batch in cut for row in batch] == list(range(rows))
@@ -176,6 +189,20 @@ def test_a_loss_that_is_not_finite_ends_training(wrong: float) -> None:
     ):
         run_epoch(student, data, loss, 0, 7)
     assert next(given_losses) == 1.0
+
+
+def test_a_step_that_fails_ends_training_in_one_paragraph() -> None:
+    """Law: whatever the network or the memory says, the step, the inputs and the way out are named."""
+    student, reader = learner(), Reader(samples())
+
+    def loss(*_: object) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(
+        TrainingError,
+        match=r"Step 1 of epoch 3 failed on inputs of shape \[6, 1, 4, 4\]: .*out of memory.*lower batch_size",
+    ):
+        run_epoch(student, map(reader.__getitems__, batches(np.arange(24), 6)), loss, 0, 2)
 
 
 def lesson(seed: int, drawn: int) -> tuple[list[float], torch.Tensor]:

@@ -179,7 +179,8 @@ class Patient(Machine):
 
     def label(self, batch: tuple[int, int]) -> Block:
         """As any other machine, later."""
-        while len(self.loaded) <= AHEAD:
+        patience = time.monotonic() + 20
+        while len(self.loaded) <= AHEAD and time.monotonic() < patience:
             time.sleep(0.001)
         return super().label(batch)
 
