@@ -12,6 +12,10 @@ SOFTLABELS := $(BIN)/softlabels
 CONFIG     := configs/$(EXPERIMENT).toml
 SET        := --set 'cache.path="$(CACHE)"'
 
+# What builds this package is pinned too, not only what it needs.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup teacher soft-labels train-student students verify lint format test slow check bench kills clean
 
@@ -24,11 +28,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 setup: $(VENV)/ready ## Make the environment in .venv, every dependency pinned.
@@ -66,6 +70,7 @@ slow: $(VENV)/ready-dev ## Run the long tests too.
 check: lint test ## All that a change must pass.
 
 bench: $(VENV)/ready ## Time stage one against a bare teacher loop on Fashion-MNIST.
+	$(SOFTLABELS) fit-teacher configs/fashion_mnist.toml
 	$(BIN)/python -m benchmarks.stage_one
 
 kills: $(VENV)/ready ## Kill stage one at 50 random moments; count the caches that end the same.

@@ -46,6 +46,8 @@ def _expanded(value: object) -> object:
     path = os.path.expanduser(os.path.expandvars(value))  # noqa: PTH111  # pathlib's raises what pydantic does not take
     if "$" in path:
         raise ValueError(f"the environment variable in {value!r} is not set; set it, or write the path out")
+    if not path:
+        raise ValueError("an empty path names nothing; leave the key out, or name a place")
     if path.startswith("~") or "\0" in path:
         raise ValueError(f"{value!r} is no path: it names a user that is not known, or holds a NUL character")
     return Path(path)
@@ -73,7 +75,7 @@ class Settings(BaseModel):
 class Source(Settings):
     """What every kind of dataset may say about itself."""
 
-    classes: PositiveInt | None = None
+    classes: Annotated[int | None, Field(ge=2, lt=2**31)] = None
     class_names: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
     version: str | None = None
     """A declared version stands for the content, which is then not read through to be hashed."""
@@ -167,7 +169,7 @@ class Training(Settings):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: Fraction = 0.05
-    """The share of all steps over which the learning rate rises from zero."""
+    """The share of all steps over which the learning rate rises to its full height."""
     clip_norm: PositiveFloat | None = None
     precision: Precision = "float32"
     channels_last: bool = False

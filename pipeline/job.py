@@ -82,6 +82,7 @@ def check_made_for(job: Job, experiment: Experiment, dataset: Dataset) -> None:
 
     """
     asked = {
+        "dataset": _dataset_section(experiment, dataset),
         "views": _views_section(experiment),
         "teacher": {**job.teacher, **_teacher_section(experiment)},
         "labels": _labels_section(spec_of(experiment.labels, dataset)),

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline import encodings
 from pipeline.datasets import Dataset
-from pipeline.errors import ConfigError, CorruptError, DatasetError
+from pipeline.errors import ConfigError, CorruptError, DatasetError, MismatchError
 from pipeline.labels import LabelSpec, SoftLabels
 from pipeline.seeds import generator
 from pipeline.store.documents import ROW_ARRAYS
@@ -58,7 +58,9 @@ class Reader:
             self._spec = label_spec(cache)
             self._places = cache.rows_of(dataset.ids)
         elif not (self.labels_N != UNLABELLED).any():
-            raise DatasetError("This dataset has no true labels to train on, and no label cache was given.")
+            raise DatasetError(
+                "There is nothing to learn from: the dataset has no true labels, and no cache was given."
+            )
 
     def __len__(self) -> int:
         """How many samples the dataset has."""
@@ -86,8 +88,21 @@ class Reader:
             return None
         record = self.cache.gather(0, self._places[rows])
         check_fingerprints(inputs, record["input_crc32c"], self.dataset.ids[rows])
+        self._check_labels(record["label"], rows)
         stored = {spec.name: torch.from_numpy(record[spec.name]) for spec in encodings.arrays(self._spec)}
         return encodings.decode(self._spec, stored)
+
+    def _check_labels(self, stored_N: NDArray[np.generic], rows: Rows) -> None:
+        """Refuse true labels that are not those which the dataset had when the cache was made."""
+        if self.dataset.labels is None:
+            return
+        found_N, ids_N = self.dataset.labels[rows], self.dataset.ids[rows]
+        changed = ids_N[(stored_N != UNLABELLED) & (found_N != UNLABELLED) & (found_N != stored_N)]
+        if changed.size:
+            raise MismatchError(
+                f"{changed.size} of the {ids_N.size} samples of this batch have another true label than when the cache "
+                f"was made (the first is sample {changed[0]}). Restore the dataset's labels, or make a new cache."
+            )
 
 
 def label_spec(cache: LabelCache) -> LabelSpec:

@@ -20,16 +20,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config import Training, ViewSettings
 from pipeline.datasets import Dataset
-from pipeline.errors import CorruptError, MismatchError
+from pipeline.errors import CorruptError, MismatchError, TrainingError
 from pipeline.models import count_parameters
 from pipeline.reader import Reader
 from pipeline.seeds import seed_of
 from pipeline.store.files import make_directory, read, remove, write_durably
 from pipeline.training import Learner, Loss, accuracy, batches, epoch_order, predictor, run_epoch, start, try_out
-from pipeline.weights import save_state
+from pipeline.weights import file_digest, save_state
 
 Metrics = dict[str, Any]
 
@@ -88,17 +89,38 @@ class Watch:
     progress: Callable[[int, Metrics], object]
 
 
+class _Finished(BaseModel):
+    """What a table needs of a run's metrics."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    test_accuracy: float | None
+    parameters: int
+    seconds: float
+    weights_sha256: str
+    identity: dict[str, Any]
+    true_labels: int
+    soft_labels: int
+
+
 def finished(run: Run) -> Metrics | None:
     """The metrics of a run that is done; None if there are none yet.
 
     Raises:
-        MismatchError: the folder holds another run.
-        CorruptError: its metrics are not what a run wrote.
+        MismatchError: the folder holds another run, or the weights are not those that its run wrote.
+        CorruptError: its metrics or its checkpoint are not what a run wrote.
 
     """
     metrics = _metrics(run.folder, run.weights) if run.weights.exists() else None
-    if metrics:
+    if metrics is None:
+        _checkpoint(run)  # a run half done is refused as early as one that is done
+    else:
         _check_identity(run, metrics["identity"])
+        if metrics["weights_sha256"] != file_digest(run.weights):
+            raise MismatchError(
+                f"{run.weights} is not what the run in {run.folder} wrote. To use it as it is, delete that folder; to "
+                "train these weights again, use --restart."
+            )
     return metrics
 
 
@@ -106,7 +128,8 @@ def fit_seconds(weights: Path) -> float | None:
     """How long a teacher's weights took to train; None if no run here says so."""
     with suppress(CorruptError):
         metrics = _metrics(weights.with_suffix(""), weights)
-        return metrics["seconds"] if metrics else None
+        if metrics and metrics["weights_sha256"] == file_digest(weights):
+            return float(metrics["seconds"])
     return None
 
 
@@ -115,12 +138,12 @@ def _metrics(folder: Path, weights: Path) -> Metrics | None:
     if data is None:
         return None
     try:
-        metrics: Metrics = json.loads(data)
-        return {**metrics, "seconds": float(metrics["seconds"]), "identity": dict(metrics["identity"])}
-    except (ValueError, TypeError, KeyError) as error:
+        return _Finished.model_validate_json(data).model_dump()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
         raise CorruptError(
-            f"{folder / METRICS} is not what a run wrote at its end ({type(error).__name__}: {error}). Delete it and "
-            f"{weights}, and run the same command again: it trains this network anew."
+            f"{folder / METRICS} is not what a run wrote ({'.'.join(map(str, first['loc']))}: {first['msg']}). "
+            f"Delete it and {weights}, and run the same command again: it trains this network anew."
         ) from None
 
 
@@ -147,19 +170,28 @@ def train(run: Run, lesson: Lesson, facts: Mapping[str, Any], watch: Watch) -> M
         _go_on(run, learner, saved["learner"])
         history = saved["history"]
     for epoch in range(len(history), run.settings.epochs):
-        begun = perf_counter()
-        rows = epoch_order(lesson.reader.usable, length, run.seed, epoch)
-        data = (lesson.reader.__getitems__(batch) for batch in batches(rows, size) if not watch.stopped())
-        losses = run_epoch(learner, data, lesson.loss, run.seed, epoch)
-        if watch.stopped():
-            return None  # what this epoch has learnt is dropped: a run goes on from a whole one
-        line: Metrics = {"epoch": epoch + 1, "loss": sum(losses) / len(losses)}
-        if lesson.test is not None:
-            line["test_accuracy"] = accuracy(predictor(learner), lesson.test, 4 * size)
-        history.append({**line, "learning_rate": learner.schedule.get_last_lr()[0], "seconds": perf_counter() - begun})
+        line = _epoch(run, lesson, learner, epoch, watch.stopped)
+        if line is None:
+            return None
+        history.append(line)
         _save_progress(run, {"learner": learner.state(), "history": history, "identity": run.identity})
-        watch.progress(length, history[-1])
-    return _finish(run, network, history, facts)
+        watch.progress(length, line)
+    return _finish(run, network, history, {**_told(lesson.reader), **facts})
+
+
+def _epoch(run: Run, lesson: Lesson, learner: Learner, epoch: int, stopped: Callable[[], bool]) -> Metrics | None:
+    """An epoch's line of metrics; None if asked to stop: half an epoch is dropped, as runs go on from a whole one."""
+    begun, rate = perf_counter(), learner.schedule.get_last_lr()[0]
+    cut = batches(epoch_order(lesson.reader.usable, len(lesson.reader), run.seed, epoch), run.settings.batch_size)
+    data = (lesson.reader.__getitems__(rows) for rows in cut if not stopped())
+    losses = run_epoch(learner, data, lesson.loss, run.seed, epoch)
+    if stopped():
+        return None
+    line: Metrics = {"epoch": epoch + 1, "learning_rate": rate}
+    line["loss"] = float(np.average(losses, weights=[rows.size for rows in cut]))
+    if lesson.test is not None:
+        line["test_accuracy"] = accuracy(predictor(learner), lesson.test, 4 * run.settings.batch_size)
+    return {**line, "seconds": perf_counter() - begun}
 
 
 def _checkpoint(run: Run) -> dict[str, Any] | None:
@@ -169,7 +201,7 @@ def _checkpoint(run: Run) -> dict[str, Any] | None:
         return None
     try:
         saved: dict[str, Any] = torch.load(_whole(data), map_location="cpu", weights_only=True)
-        identity = saved["identity"]
+        identity, _, _ = (saved[key] for key in ("identity", "learner", "history"))
     except Exception as error:  # whatever is in it, it is not what was written
         raise CorruptError(
             f"{path} is damaged ({type(error).__name__}: {error}). Delete it and run the same command again: it "
@@ -207,15 +239,26 @@ def _save_progress(run: Run, state: dict[str, Any]) -> None:
     write_durably(run.folder / CHECKPOINT, [buffer.getbuffer()])
 
 
+def _told(reader: Reader) -> Metrics:
+    """How many labels of either kind a network learns from."""
+    return {"true_labels": int((reader.labels_N >= 0).sum()), "soft_labels": len(reader) if reader.cache else 0}
+
+
 def _finish(run: Run, network: torch.nn.Module, history: list[Metrics], facts: Mapping[str, Any]) -> Metrics:
+    state = network.state_dict()
+    if broken := [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise TrainingError(
+            f"Training diverged in its last step: {broken[0]} is not finite. Lower learning_rate, or set clip_norm."
+        )
+    save_state(run.weights, state)
     metrics: Metrics = {
         "test_accuracy": history[-1].get("test_accuracy"),
         "parameters": count_parameters(network),
         "seconds": sum(line["seconds"] for line in history),
         **facts,
+        "weights_sha256": file_digest(run.weights),
         "identity": dict(run.identity),
     }
-    save_state(run.weights, network.state_dict())
     write_durably(run.folder / CURVE, [_curve(history)])
     write_durably(run.folder / METRICS, [json.dumps(metrics, indent=2).encode()])
     remove(run.folder / CHECKPOINT)

@@ -39,7 +39,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def rate_factor(settings: Training, step: int, steps: int) -> float:
-    """What the learning rate is multiplied by at a step: a linear warm-up from zero, then the schedule.
+    """What the learning rate is multiplied by at a step: a linear warm-up, then the schedule.
 
     >>> [rate_factor(Training(warmup=0.5, schedule="constant"), step, 4) for step in range(4)]
     [0.5, 1.0, 1.0, 1.0]
@@ -123,6 +123,8 @@ def step(learner: Learner, batch: Batch, loss: Loss) -> float:
     inputs = learner.input(batch.inputs_NX)
     with autocast(learner.device, learner.settings.precision):
         logits = learner.network(inputs)
+    if not isinstance(logits, torch.Tensor):
+        raise TypeError(f"in training the network answers {type(logits).__name__}, and a tensor of logits is needed")
     mean = loss(logits.float(), batch.labels_N, batch.soft).mean()
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
@@ -150,7 +152,7 @@ def run_epoch(learner: Learner, data: Iterable[Batch], loss: Loss, seed: int, ep
     for batch in data:
         try:
             losses.append(step(learner, batch, loss))
-        except (RuntimeError, ValueError) as error:  # the user's network, and the device's memory
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:  # the user's network
             raise TrainingError(
                 f"Step {len(losses) + 1} of epoch {epoch + 1} failed on inputs of shape {list(batch.inputs_NX.shape)}: "
                 f"{type(error).__name__}: {error}. Mend the model or its options; if memory ran out, lower batch_size."

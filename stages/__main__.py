@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 EPILOG = """Exit codes: 0 done · 1 error · 2 usage or config · 3 corrupt · 4 incomplete · 5 fingerprint mismatch ·
 6 locked by another writer · 7 no space or I/O · 75 stopped by SIGTERM, resumable · 130 Ctrl-C."""
+
+STOPS = {
+    int(signal.SIGTERM): ("Stopped by SIGTERM. Run the same command again to go on.", 75),
+    int(signal.SIGINT): ("Stopped by Ctrl-C. Run the same command again to go on.", 130),
+}
 
 Command = Callable[..., Any]
 
@@ -156,20 +162,47 @@ def verify(cache: Path, *, as_json: bool) -> None:
     _finish(verify(cache), as_json=as_json)
 
 
+class _Stopped(BaseException):
+    """Raised wherever a signal finds us; no `except Exception` keeps it."""
+
+
 def main() -> None:
     """Run the command line; what a user can cause ends in one paragraph and an exit code."""
-    # Long work asks between its steps whether to stop (`stages.signals`); all else stops where it is.
-    signal.signal(signal.SIGTERM, lambda *_: _refuse("Stopped by SIGTERM. Run the same command again to go on.", 75))
+    # Long work asks between its steps whether to stop (`stages.signals`); all else stops where it is. What came is
+    # noted too: an import that is interrupted may swallow the exception, or raise another one in its place.
+    came: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        raise _Stopped
+
+    for number in STOPS:
+        signal.signal(number, stop)
     try:
         cli(standalone_mode=False)
-    except SoftLabelsError as error:
-        _refuse(str(error), error.exit_code)
-    except click.UsageError as error:
-        _print_json(error.format_message(), error.exit_code)
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _refuse("Stopped by Ctrl-C. Run the same command again to go on.", 130)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if came:
+            _refuse(*STOPS[came[0]])
+        _explain(error)
+        raise
+
+
+def _explain(error: BaseException) -> None:
+    """End with what a user can mend; return from what is a fault of ours."""
+    match error:
+        case SoftLabelsError():
+            _refuse(str(error), error.exit_code)
+        case click.UsageError():
+            _print_json(error.format_message(), error.exit_code)
+            error.show()
+            sys.exit(error.exit_code)
+        case click.Abort() | KeyboardInterrupt():
+            _refuse(*STOPS[signal.SIGINT])
+        case OSError():
+            where = error.filename or "a file"
+            _refuse(f"{where}: {error.strerror or error}. Mend this, then run the same command again.", 7)
 
 
 def _refuse(message: str, exit_code: int) -> None:

@@ -10,7 +10,8 @@ from pydantic import JsonValue
 
 from pipeline.runs import Metrics
 from pipeline.store.mapped import LabelCache
-from stages.report import Report, duration, size, table
+from pipeline.store.writer import human
+from stages.report import Report, duration, table
 
 HEADER = ["", "test accuracy", "parameters", "time", "true labels", "soft labels"]
 NONE = "-"
@@ -33,7 +34,7 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
         seal, path = cache.seal, os.path.relpath(cache.root)
         rows.append(_teacher(seal.about))
         lines.append(
-            f"Label cache: {path}, {size(seal.bytes)} for {seal.rows:,} samples "
+            f"Label cache: {path}, {human(seal.bytes)} for {seal.rows:,} samples "
             f"({seal.bytes / seal.rows:.1f} bytes each), asked of the teacher once in {duration(seal.made.seconds)}."
         )
         facts["cache"] = {"path": path, "cache_id": seal.cache_id, "bytes": seal.bytes, "about": seal.about}

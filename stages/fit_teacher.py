@@ -29,7 +29,7 @@ def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
     """
     teacher = experiment.teacher
     if teacher.fit is None:
-        if teacher.checkpoint.exists():
+        if teacher.checkpoint.is_file():
             return Report({"checkpoint": str(teacher.checkpoint)}, f"The teacher is there: {teacher.checkpoint}.")
         raise TeacherError(
             f"{teacher.checkpoint}: there is no such checkpoint, and the experiment has no [teacher.fit] to train one. "
@@ -40,10 +40,10 @@ def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
     if restart:
         run.clear()
     metrics = finished(run)
-    if metrics is None and teacher.checkpoint.exists() and not run.folder.exists():
+    if metrics is None and teacher.checkpoint.is_file() and not run.begun:
         return Report({"checkpoint": str(teacher.checkpoint)}, f"The teacher is there: {teacher.checkpoint}.")
     title = "trained already" if metrics else "trained"
-    metrics = metrics or _fit(experiment, run, dataset)
+    metrics = metrics or _fit(experiment, run, dataset, restart=restart)
     reached = "" if metrics["test_accuracy"] is None else f"; test accuracy {100 * metrics['test_accuracy']:.2f} %"
     return Report(
         {"checkpoint": str(teacher.checkpoint), **metrics},
@@ -71,7 +71,7 @@ def _run(experiment: Experiment, settings: Training, dataset: Dataset) -> Run:
     return Run(folder, teacher.checkpoint, identity, dump(experiment), settings, views, settings.seed)
 
 
-def _fit(experiment: Experiment, run: Run, dataset: Dataset) -> Metrics:
+def _fit(experiment: Experiment, run: Run, dataset: Dataset, *, restart: bool) -> Metrics:
     def network() -> torch.nn.Module:
         return build(experiment.teacher.model, experiment.teacher.options, dataset.input_shape, dataset.classes or 0)
 
@@ -84,5 +84,5 @@ def _fit(experiment: Experiment, run: Run, dataset: Dataset) -> Metrics:
             run, Lesson(network, Reader(dataset), loss, test), {}, Watch(stop, lambda done, _: rows.update(done))
         )
     if metrics is None:
-        raise stop.error("The last whole epoch is kept.")
+        raise stop.error("The last whole epoch is kept.", restart=restart)
     return metrics

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.store.state import State, read_state
-from stages.report import Report, counted, duration, size
+from pipeline.store.writer import human
+from stages.report import Report, counted, duration
 
 INCOMPLETE = 4
 
@@ -55,7 +56,7 @@ def _text(facts: dict[str, Any]) -> str:
         f"cache     {facts['cache']}\n"
         f"state     {state}\n"
         f"rows      {facts['rows']:,} in {counted(facts['views'], 'view')}\n"
-        f"shards    {facts['shards_done']:,} of {facts['shards']:,} done, {size(facts['bytes'])}\n"
+        f"shards    {facts['shards_done']:,} of {facts['shards']:,} done, {human(facts['bytes'])}\n"
         f"made      {made}\n"
         f"{asked}\n"
         f"arrays    {_listed(facts['arrays'])}\n"

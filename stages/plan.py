@@ -9,9 +9,9 @@ from pipeline.config import Experiment
 from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
 from pipeline.losses import LOSSES
-from pipeline.store.writer import free_bytes, missing_shards
-from stages.report import Report, counted, duration, size
-from stages.soft_labels import asked, teacher_of
+from pipeline.store.writer import free_bytes, human, missing_shards
+from stages.report import Report, counted, duration
+from stages.soft_labels import asked, disk_bytes, teacher_of
 
 MEASURED_BATCHES = 3
 
@@ -33,7 +33,7 @@ def plan(experiment: Experiment) -> Report:
         "shards": job.layout.shards,
         "shards_missing": len(missing),
         "bytes": job.bytes_of(job.layout.all_shards()),
-        "bytes_missing": job.bytes_of(missing),
+        "disk_bytes_missing": disk_bytes(job, missing),
         "bytes_per_row": job.bytes_of(job.layout.all_shards()) / job.rows,
         "rows_per_second": speed,
         "seconds": rows / speed,
@@ -46,15 +46,15 @@ def plan(experiment: Experiment) -> Report:
 
 def _plan_text(facts: Mapping[str, Any]) -> str:
     losses = "\n".join(f"  {name:<14} {served}" for name, served in facts["losses"].items())
-    enough = "enough" if facts["free_bytes"] > facts["bytes_missing"] else "NOT ENOUGH"
+    enough = "enough" if facts["free_bytes"] > facts["disk_bytes_missing"] else "NOT ENOUGH"
     shards = f"{counted(facts['shards'], 'shard')}, {facts['shards_missing']:,} still to make"
     return (
         f"cache       {facts['cache']}\n"
         f"rows        {facts['rows']:,} in {shards}\n"
-        f"labels      {size(facts['bytes'])} ({facts['bytes']:,} bytes, {facts['bytes_per_row']:.1f} a row)\n"
+        f"labels      {human(facts['bytes'])} ({facts['bytes']:,} bytes, {facts['bytes_per_row']:.1f} a row)\n"
         f"precision   {facts['stored_error']}\n"
         f"time        about {duration(facts['seconds'])} at {facts['rows_per_second']:,.0f} rows/s\n"
-        f"free disk   {size(facts['free_bytes'])}: {enough}\n"
+        f"free disk   {human(facts['free_bytes'])}: {enough}\n"
         f"serves\n{losses}"
     )
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-KILO = 1000
-
 
 @dataclass(frozen=True)
 class Report:
@@ -41,19 +39,6 @@ def counted(count: int, noun: str) -> str:
     ('1 shard', '1,200 shards')
     """
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def size(count: float) -> str:
-    """A number of bytes for people.
-
-    >>> size(999), size(51_732), size(3.2e12)
-    ('999 B', '51.7 kB', '3.2 TB')
-    """
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < KILO or unit == "TB":
-            break
-        count /= KILO
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
 
 
 def duration(seconds: float) -> str:

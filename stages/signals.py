@@ -8,6 +8,7 @@ from types import FrameType
 
 from pipeline.errors import StoppedError
 
+AGAIN = "Run the same command again to go on."
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
 
@@ -21,12 +22,11 @@ class Stop:
         """Whether to stop."""
         return self.asked is not None
 
-    def error(self, kept: str) -> StoppedError:
-        """The error to end with, given what is kept."""
+    def error(self, kept: str, *, restart: bool = False) -> StoppedError:
+        """The error to end with, given what is kept, and whether the command began by throwing away what there was."""
         assert self.asked is not None
-        return StoppedError(
-            f"Stopped by {self.asked.name}. {kept} Run the same command again to go on.", EXIT_CODES[self.asked]
-        )
+        again = "Run the same command again, without --restart, to go on." if restart else AGAIN
+        return StoppedError(f"Stopped by {self.asked.name}. {kept} {again}", EXIT_CODES[self.asked])
 
 
 @contextmanager

@@ -1,30 +1,36 @@
 """Stage one: ask the teacher once, write a label cache."""
 
 import platform
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
+from itertools import islice
 from time import perf_counter
 
+import torch
 from pydantic import JsonValue
 
 from pipeline.config import Experiment
 from pipeline.datasets import Dataset
+from pipeline.errors import SoftLabelsError
 from pipeline.executors import EXECUTORS
+from pipeline.executors.inline import cuts
 from pipeline.job import job_of, spec_of
 from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
 from pipeline.runs import fit_seconds
 from pipeline.store.documents import Job
-from pipeline.store.layout import Shard
-from pipeline.store.state import read_seal
-from pipeline.store.writer import CacheWriter, missing_shards, require_space
+from pipeline.store.layout import Shard, shard_file_bytes
+from pipeline.store.state import JOB, read_seal, refuse_lost_files
+from pipeline.store.writer import CacheWriter, human, missing_shards, require_space
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.training import accuracy
 from stages.bars import bar
-from stages.report import Report, counted, duration, size
+from stages.report import Report, counted, duration
 from stages.signals import stop_on_signals
 from stages.sources import open_source, open_test
 
-RECEIPT_BYTES = 2048  # a generous guess of what one receipt and the documents' share of a shard take on disk
+BLOCK_BYTES = 4096  # what a file takes on disk is a multiple of this, nearly everywhere
 
 
 def generate(experiment: Experiment) -> Report:
@@ -42,14 +48,19 @@ def generate(experiment: Experiment) -> Report:
     path = experiment.cache.path
     missing = missing_shards(path, job)
     if read_seal(path, job):
+        refuse_lost_files(path, job)
         return Report({"cache": str(path), "made": 0}, f"{path} is already complete: {job.rows:,} rows. Nothing to do.")
     # What can be refused is refused before the first byte is written.
-    require_space(path, job.bytes_of(missing) + RECEIPT_BYTES * len(missing))
+    require_space(path, disk_bytes(job, missing))
     teacher, test = teacher_of(experiment, dataset), open_test(experiment, dataset)
-    with CacheWriter.open(path, job, _versions()) as writer:
+    labeller = Labeller(dataset, teacher, spec)
+    if not (path / JOB).exists():
+        for cut in islice(cuts(missing, labeller.batch_size), 1):
+            labeller.label(labeller.load(cut.start, cut.stop))
+    with CacheWriter.open(path, job, _tools(teacher)) as writer:
         plan = writer.missing()
         begun = perf_counter()
-        _run(writer, plan, Labeller(dataset, teacher, spec))
+        _run(writer, plan, labeller)
         seconds = perf_counter() - begun
         seal = writer.seal(_about(teacher, test))
     made = sum(shard.rows for shard in plan)
@@ -63,7 +74,7 @@ def generate(experiment: Experiment) -> Report:
     }
     return Report(
         facts,
-        f"{path}: {job.rows:,} rows in {counted(job.layout.shards, 'shard')}, {size(seal.bytes)} "
+        f"{path}: {job.rows:,} rows in {counted(job.layout.shards, 'shard')}, {human(seal.bytes)} "
         f"({seal.bytes / job.rows:.1f} bytes a row); {made:,} rows made now in {duration(seconds)}. "
         f"Cache id {seal.cache_id[:16]}.",
     )
@@ -90,17 +101,30 @@ def teacher_of(experiment: Experiment, dataset: Dataset) -> Teacher:
     return load_teacher(experiment.teacher, experiment.views, dataset.input_shape, dataset.classes or 0)
 
 
+def disk_bytes(job: Job, shards: Sequence[Shard]) -> int:
+    """What shards and their receipts take of a disk, each file in whole blocks."""
+    files = (shard_file_bytes(spec, job.layout, shard) for shard in shards for spec in job.arrays)
+    return BLOCK_BYTES * (len(shards) + sum(-(-file // BLOCK_BYTES) for file in files))
+
+
 def _about(teacher: Teacher, test: Dataset | None) -> dict[str, JsonValue]:
     """Figures that the table of `train` shows beside the students, since stage two cannot ask the teacher."""
+    reached = None
+    with suppress(SoftLabelsError):  # a test set that cannot be read must not keep labels from being sealed
+        reached = accuracy(teacher.logits, test, teacher.settings.batch_size) if test else None
     return {
         "teacher_parameters": teacher.parameters,
-        "teacher_test_accuracy": accuracy(teacher.logits, test, teacher.settings.batch_size) if test else None,
+        "teacher_test_accuracy": reached,
         "teacher_fit_seconds": fit_seconds(teacher.settings.checkpoint),
     }
 
 
-def _versions() -> dict[str, str]:
+def _tools(teacher: Teacher) -> dict[str, str]:
+    """What a receipt names: not what was asked, but what the last bits of a float may depend on."""
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in ("softlabels", "torch", "numpy", "zarr")},
+        "device": teacher.device.type,
+        "batch_size": str(teacher.settings.batch_size),
+        "threads": str(torch.get_num_threads()),
     }

@@ -3,6 +3,7 @@
 from pipeline.config import AnySource, Experiment
 from pipeline.datasets import Dataset, open_dataset
 from pipeline.errors import DatasetError
+from pipeline.job import content_of
 
 
 def open_source(source: AnySource) -> Dataset:
@@ -21,6 +22,10 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
         return None
     source = experiment.test.model_copy(update={"classes": experiment.test.classes or dataset.classes})
     test = open_source(source)
+    if test.classes != dataset.classes:
+        raise DatasetError(
+            f"[test] has {test.classes} classes, and [dataset] {dataset.classes}. Point both at parts of one."
+        )
     if test.input_shape != dataset.input_shape:
         raise DatasetError(
             f"[test] has inputs of shape {list(test.input_shape)}, and [dataset] of {list(dataset.input_shape)}: a "
@@ -31,3 +36,9 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
             "[test] has no true labels, so nothing can be measured on it. Give it labels, or leave [test] out."
         )
     return test
+
+
+def contents(experiment: Experiment, dataset: Dataset, test: Dataset | None) -> dict[str, str | None]:
+    """What stands for the content of both datasets, in the identity of a run."""
+    held_out = content_of(experiment.test, test) if experiment.test and test else None
+    return {"dataset": content_of(experiment.dataset, dataset), "test": held_out}

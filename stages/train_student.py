@@ -6,15 +6,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline import encodings
 from pipeline.config import Experiment, Student, dump
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError
-from pipeline.job import check_made_for, content_of
+from pipeline.job import check_made_for
 from pipeline.labels import SoftLabels
-from pipeline.losses import LOSSES, Loss
+from pipeline.losses import LOSSES, named
 from pipeline.models import build
 from pipeline.reader import Reader, few_labels, label_spec
 from pipeline.runs import Lesson, Metrics, Run, Watch, finished, train
@@ -23,7 +24,7 @@ from stages.bars import bar
 from stages.comparison import compare
 from stages.report import Report
 from stages.signals import stop_on_signals
-from stages.sources import open_source, open_test
+from stages.sources import contents, open_source, open_test
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
 
     """
     chosen = _with_baselines(experiment, names)
-    losses = {name: _loss_of(name, experiment.students[name]) for name in chosen}
+    losses = {name: named(f"students.{name}.loss", experiment.students[name].loss) for name in chosen}
     dataset = open_source(experiment.dataset)
     needed = any(loss.needs_soft_labels for loss in losses.values())
     cache = LabelCache.open(experiment.cache.path) if needed else None
@@ -58,11 +59,7 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
         for name in chosen:
             losses[name].check(encodings.temperatures(label_spec(cache)), experiment.students[name].temperature)
     test = open_test(experiment, dataset)
-    contents = {
-        "dataset": content_of(experiment.dataset, dataset),
-        "test": content_of(experiment.test, test) if experiment.test and test else None,
-    }
-    school = School(experiment, dataset, test, contents, cache, runs)
+    school = School(experiment, dataset, test, contents(experiment, dataset, test), cache, runs)
     results = _train_all(school, {name: experiment.students[name] for name in chosen}, restart=restart)
     return compare(results, cache, len(test or ()), runs)
 
@@ -77,37 +74,35 @@ def _with_baselines(experiment: Experiment, names: Sequence[str]) -> list[str]:
     wanted = names or tuple(known)
     if not wanted:
         raise ConfigError("This experiment has no students. Add a table [students.NAME] with model, loss and epochs.")
-    baselines = [known[name].baseline for name in wanted]
-    return list(dict.fromkeys([*(name for name in baselines if name), *wanted]))
-
-
-def _loss_of(name: str, student: Student) -> Loss:
-    if student.loss not in LOSSES:
-        raise ConfigError(f"students.{name}.loss: found {student.loss!r}, expected one of {', '.join(LOSSES)}.")
-    return LOSSES[student.loss]
+    return list(dict.fromkeys([*filter(None, (known[name].baseline for name in wanted)), *wanted]))
 
 
 def _train_all(school: School, students: dict[str, Student], *, restart: bool) -> dict[str, list[Metrics]]:
-    runs = {name: [_run(school, name, student, seed) for seed in _seeds(student)] for name, student in students.items()}
+    runs = [
+        (name, _run(school, name, student, seed))
+        for name, student in students.items()
+        for seed in range(student.seed, student.seed + student.repeats)
+    ]
+    # What can be refused is refused before the first of them has trained for hours.
+    lessons = [_lesson(school, students[name], run.seed) for name, run in runs]
+    for _, run in runs:
+        if restart:
+            run.clear()
+        finished(run)
     results: dict[str, list[Metrics]] = {name: [] for name in students}
-    total = sum(run.settings.epochs * len(school.dataset) for each in runs.values() for run in each)
+    total = sum(run.settings.epochs for _, run in runs) * len(school.dataset)
     with stop_on_signals() as stop, bar("students", total) as progress:
-        for name, run in ((name, run) for name, each in runs.items() for run in each):
-            if restart:
-                run.clear()
-            metrics = finished(run)
-            if metrics:
+        watch = Watch(stop, lambda rows, _: progress.update(rows))
+        for (name, run), lesson in zip(runs, lessons, strict=True):
+            if metrics := finished(run):
                 progress.update(run.settings.epochs * len(school.dataset))
             else:
-                metrics = _train_one(school, students[name], run, Watch(stop, lambda rows, _: progress.update(rows)))
+                metrics = train(run, lesson, _facts(run), watch)
             if metrics is None:
-                raise stop.error(f"The runs that are done and the last whole epoch of {run.folder} are kept.")
+                kept = f"The runs that are done and the last whole epoch of {run.folder} are kept."
+                raise stop.error(kept, restart=restart)
             results[name].append(metrics)
     return results
-
-
-def _seeds(student: Student) -> range:
-    return range(student.seed, student.seed + student.repeats)
 
 
 def _run(school: School, name: str, student: Student, seed: int) -> Run:
@@ -125,11 +120,11 @@ def _run(school: School, name: str, student: Student, seed: int) -> Run:
     return Run(folder, folder / "student.safetensors", identity, config, alone, school.experiment.views, seed)
 
 
-def _train_one(school: School, student: Student, run: Run, watch: Watch) -> Metrics | None:
+def _lesson(school: School, student: Student, seed: int) -> Lesson:
     loss, dataset = LOSSES[student.loss], school.dataset
     visible = dataset.labels
-    if student.true_labels is not None and visible is not None:
-        visible = few_labels(visible, student.true_labels, run.seed)
+    if student.true_labels is not None:
+        visible = few_labels(np.full(len(dataset), -1) if visible is None else visible, student.true_labels, seed)
 
     def network() -> torch.nn.Module:
         return build(student.model, student.options, dataset.input_shape, dataset.classes or 0)
@@ -138,11 +133,13 @@ def _train_one(school: School, student: Student, run: Run, watch: Watch) -> Metr
         return loss.function(logits_NC, labels_N, soft, student.temperature, student.alpha)
 
     reader = Reader(dataset, school.cache if loss.needs_soft_labels else None, visible)
-    facts = {
+    return Lesson(network, reader, told, school.test)
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """What is kept with the metrics of a run."""
+    return {
         "cache_id": run.identity["cache_id"],
         "seed": run.seed,
-        "true_labels": int((reader.labels_N >= 0).sum()),
-        "soft_labels": len(reader) if loss.needs_soft_labels else 0,
         "versions": {name: version(name) for name in ("softlabels", "torch", "numpy", "zarr")},
     }
-    return train(run, Lesson(network, reader, told, school.test), facts, watch)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from pipeline.store.verify import Report as Verified
 from pipeline.store.verify import verify as verify_store
+from pipeline.store.writer import human
 from stages.bars import bar
-from stages.report import Report, counted, size
+from stages.report import Report, counted
 
 CORRUPT, INCOMPLETE = 3, 4
 
@@ -31,7 +32,7 @@ def verify(path: Path) -> Report:
 
 
 def _text(path: Path, found: Verified) -> str:
-    checked = f"{path}: {counted(found.shards, 'shard')}, {size(found.bytes)} verified"
+    checked = f"{path}: {counted(found.shards, 'shard')}, {human(found.bytes)} verified"
     if found.problems:
         named = [f"  {problem.what}" for problem in found.problems]
         return "\n".join([f"{checked}; {counted(len(found.problems), 'problem')}:", *named])

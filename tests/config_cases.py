@@ -16,7 +16,7 @@ values = st.recursive(
     max_leaves=6,
 )
 options = st.dictionaries(texts, values, max_size=3)
-said = {"classes": counts, "class_names": st.lists(texts, max_size=3), "version": texts}
+said = {"classes": st.integers(2, 2**31 - 1), "class_names": st.lists(texts, max_size=3), "version": texts}
 sources = st.one_of(
     st.fixed_dictionaries({"kind": st.just("digits")}, optional={"part": st.sampled_from(["train", "test"]), **said}),
     st.fixed_dictionaries({"kind": st.just("idx"), "inputs": paths}, optional={"labels": paths, **said}),

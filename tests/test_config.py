@@ -189,6 +189,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, sai
         ("students=[]", "students: found [] (list), expected a table."),
         ("teacher.fit=1", "teacher.fit: found 1 (int), expected a table."),
         ("teacher.channels_last=1", "teacher.channels_last: found 1 (int), expected a valid boolean."),
+        ("dataset.classes=1", "dataset.classes: found 1 (int), expected greater than or equal to 2."),
+        ("dataset.classes=2147483648", "dataset.classes: found 2147483648 (int), expected less than 2147483648."),
         ("cache.path=3", "cache.path: found 3 (int), expected a path, in quotes."),
         ("dataset.class_names=ab", "dataset.class_names: found 'ab' (str), expected a list."),
         (
@@ -342,6 +344,7 @@ def test_home_and_variables_are_filled_in(whole: Path, monkeypatch: pytest.Monke
     [
         ("$NO_SUCH_VARIABLE/x", "the environment variable in '$NO_SUCH_VARIABLE/x' is not set; set it, or write"),
         ("~nobody-of-this-name/x", "'~nobody-of-this-name/x' is no path: it names a user that is not known"),
+        ('""', "an empty path names nothing; leave the key out, or name a place"),
         ('"a\\u0000b"', "is no path: it names a user that is not known, or holds a NUL character"),
     ],
 )

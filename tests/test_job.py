@@ -223,6 +223,7 @@ def test_stage_two_needs_no_teacher_to_tell_whose_cache_it_is(table: dict[str, d
     [
         ("views.mean", 2.0, "views.mean was 1.0 and is now 2.0"),
         ("teacher.model", "cnn", 'teacher.model was "mlp" and is now "cnn"'),
+        ("dataset.version", "v2", r'dataset.content was "sha256 [0-9a-f]+" and is now "version v2"'),
         ("labels.k", 1, "labels.k was 2 and is now 1"),
         ("labels.temperatures", [1.0, 2.0], r"labels.temperatures was \[1.0, 4.0\] and is now \[1.0, 2.0\]"),
     ],
@@ -233,3 +234,21 @@ def test_a_cache_of_another_experiment_is_refused_naming_the_field(
     """Stage two does not train on labels that were asked for otherwise."""
     with pytest.raises(MismatchError, match=rf"was made by another job: {difference}\. Nothing was written"):
         check(job(table), changed(table, key, value))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (flipped, "dataset.content"),
+        (relabelled, "dataset.content"),
+        (renumbered, "dataset.ids_sha256"),
+        (named, "dataset.class_names"),
+        (flattened, "dataset.input_shape"),
+    ],
+)
+def test_a_cache_of_another_dataset_is_refused_naming_the_field(
+    table: dict[str, dict[str, Any]], change: Callable[[ArrayDataset], ArrayDataset], field: str
+) -> None:
+    """Law: stage two holds the dataset against the job's, as stage one does."""
+    with pytest.raises(MismatchError, match=rf"was made by another job: .*{field} was .* and is now .*Nothing was"):
+        check_made_for(job(table), Experiment.model_validate(table), change(samples()))

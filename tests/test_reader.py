@@ -119,6 +119,57 @@ def test_inputs_that_changed_places_under_their_ids_are_refused(cache: LabelCach
         Reader(moved, cache).__getitems__(range(24))
 
 
+def relabelled(labels: np.ndarray) -> ArrayDataset:
+    """The same samples under other true labels."""
+    dataset = samples()
+    return ArrayDataset(dataset.array, dataset.ids, labels, CLASSES)
+
+
+def test_true_labels_that_changed_since_the_cache_was_made_are_refused(cache: LabelCache) -> None:
+    """Shuffled labels under the same inputs are an error; how many of the batch and the first sample are said."""
+    labels = samples().labels
+    reader = Reader(relabelled(np.roll(labels, 1)), cache)
+    changed = np.flatnonzero(np.roll(labels, 1) != labels)
+    assert 0 < changed.size <= 24
+    with pytest.raises(
+        MismatchError,
+        match=rf"^{changed.size} of the 24 samples of this batch have another true label than when the cache was made "
+        rf"\(the first is sample {samples().ids[changed[0]]}\)\. Restore the dataset's labels, or make a new cache",
+    ):
+        reader.__getitems__(range(24))
+
+
+def test_one_changed_label_is_found_when_its_turn_comes(cache: LabelCache) -> None:
+    """Batches without it are still read."""
+    labels = samples().labels.copy()
+    labels[4] = (labels[4] + 1) % CLASSES
+    reader = Reader(relabelled(labels), cache)
+    reader.__getitems__([3, 5])
+    with pytest.raises(MismatchError, match=r"^1 of the 2 samples of this batch have another true label"):
+        reader.__getitems__([5, 4])
+
+
+@STEADY
+@given(hidden=st.sets(st.integers(0, 23)))
+def test_a_hidden_label_is_no_other_label(caches: dict[str, LabelCache], hidden: set[int]) -> None:
+    """Law: whichever labels the dataset now hides, the rest agree with the cache, and all rows are read."""
+    labels = samples().labels.copy()
+    labels[list(hidden)] = UNLABELLED
+    batch = Reader(relabelled(labels), caches["dense"]).__getitems__(range(24))
+    assert batch.labels_N.tolist() == labels.tolist()
+
+
+def test_a_label_that_the_cache_does_not_know_is_no_other_label(tmp_path: Path) -> None:
+    """A dataset may be labelled after its cache was made; the labels that were known still have to agree."""
+    labels = samples().labels.copy()
+    labels[:20] = UNLABELLED
+    cache = write_cache(tmp_path / "cache", relabelled(labels))
+    assert Reader(samples(), cache).__getitems__(range(24)).labels_N.tolist() == samples().labels.tolist()
+    labels[20] = (labels[20] + 1) % CLASSES
+    with pytest.raises(MismatchError, match=r"^1 of the 24 samples"):
+        Reader(relabelled(labels), cache).__getitems__(range(24))
+
+
 def test_without_a_cache_only_labelled_samples_are_of_use() -> None:
     """A sample without any label teaches nothing; with a cache the teacher has spoken of each."""
     labels = np.array([1, UNLABELLED, 0, UNLABELLED])
@@ -143,7 +194,7 @@ def test_with_a_cache_every_sample_is_of_use_and_hidden_labels_stay_hidden(cache
 @pytest.mark.parametrize("labels", [None, np.full(2, UNLABELLED)])
 def test_nothing_to_learn_from_is_refused(labels: np.ndarray | None) -> None:
     """No cache and no label."""
-    with pytest.raises(DatasetError, match="no true labels to train on, and no label cache was given"):
+    with pytest.raises(DatasetError, match=r"nothing to learn from: .* no true labels, and no cache was given"):
         Reader(ArrayDataset(np.zeros((2, 2)), np.arange(2), labels, CLASSES))
 
 

@@ -57,6 +57,11 @@ def test_the_readmes_snippet_reads_a_dense_cache_with_zarr_alone(newcomer: Path)
     assert run(newcomer, "-c", snippet + check).startswith("[0 1 2]")
 
 
+def test_the_readme_is_finished() -> None:
+    """Law: no place is left to be filled in."""
+    assert "@@" not in (ROOT / "README.md").read_text()
+
+
 def test_the_readme_names_every_command_and_exit_code() -> None:
     """Law: what `--help` lists stands in the README."""
     text = (ROOT / "README.md").read_text()

@@ -1,5 +1,6 @@
 """A run that was stopped, killed or damaged ends as one that was not, or says why it cannot."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -23,7 +24,7 @@ from pipeline.errors import CorruptError, MismatchError, TrainingError
 from pipeline.labels import SoftLabels
 from pipeline.reader import Reader
 from pipeline.runs import Lesson, Metrics, Run, Watch, finished, fit_seconds, train
-from pipeline.training import Loss
+from pipeline.training import Loss, rate_factor
 
 EPOCHS = 3
 ASKED_IN_AN_EPOCH = 6  # before each of five batches, and after them
@@ -36,6 +37,20 @@ EXPERIMENT = Experiment.model_validate(
         "students": {"pupil": {"model": "mlp", "options": {"hidden": [4]}, "true_labels": 50}},
     }
 )
+
+
+def metrics_with(**changed: object) -> bytes:
+    """The metrics of a run, but for some keys; None takes a key out."""
+    whole = {
+        "test_accuracy": 0.5,
+        "parameters": 3,
+        "seconds": 1.0,
+        "weights_sha256": "",
+        "true_labels": 3,
+        "soft_labels": 0,
+        "identity": {},
+    }
+    return json.dumps({key: value for key, value in (whole | changed).items() if value is not None}).encode()
 
 
 class Killed(BaseException):
@@ -200,7 +215,10 @@ def test_a_run_folder_holds_what_is_needed_to_believe_it(tmp_path: Path) -> None
         "test_accuracy": lines[-1]["test_accuracy"],
         "parameters": 16 * 8 + 8 + 2 * 8 + 8 * CLASSES + CLASSES,
         "seconds": sum(line["seconds"] for line in lines),
+        "true_labels": 24,
+        "soft_labels": 0,
         "note": "kept",
+        "weights_sha256": hashlib.sha256(run.weights.read_bytes()).hexdigest(),
         "identity": dict(run.identity),
     }
     network().load_state_dict(load_file(run.weights))
@@ -278,6 +296,41 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize("content", [b"", b"other weights"])
+def test_weights_that_were_replaced_since_their_run_are_refused(tmp_path: Path, content: bytes) -> None:
+    """Law: figures are never shown for a network that did not reach them; what to do is said, nothing is changed."""
+    run = run_in(tmp_path / "run")
+    go(run)
+    run.weights.write_bytes(content)
+    before = {path: path.read_bytes() for path in run.folder.iterdir()}
+    with pytest.raises(
+        MismatchError,
+        match=rf"^{run.weights} is not what the run in {run.folder} wrote\. .*that folder.*--restart",
+    ):
+        go(run)
+    assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("missing", ["learner", "history", "identity"])
+def test_a_checkpoint_without_one_of_its_parts_is_refused(half: Run, missing: str) -> None:
+    """Whole as a file, and still not what a run wrote: one paragraph, and the file is left as it is."""
+    path = half.folder / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    del state[missing]
+    torch.save(state, path)
+    content = path.read_bytes()
+    with pytest.raises(CorruptError, match=rf"^{path} is damaged \(KeyError: '{missing}'\)\. Delete it and run"):
+        go(half)
+    assert path.read_bytes() == content
+
+
+def test_a_run_half_done_is_refused_before_it_is_trained(half: Run) -> None:
+    """Law: asking whether a run is done tells of another one in its folder, also of one that was stopped."""
+    assert finished(half) is None
+    with pytest.raises(MismatchError, match=r"holds another run: cache_id was 'abc' and is now 'def'"):
+        finished(run_in(half.folder, cache_id="def"))
+
+
 def test_a_checkpoint_of_code_that_has_changed_is_refused(half: Run) -> None:
     """The settings say nothing of what the user's own factory does; its weights do."""
     with pytest.raises(
@@ -322,7 +375,16 @@ def test_a_checkpoint_with_a_flipped_bit_is_refused_or_does_no_harm(half: Run, w
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"1", b"{}", b'{"seconds": 1}', b'{"seconds": "x", "identity": {}}', b"\xff\xfe{"]
+    "content",
+    [
+        *(b"", b"{", b"[]", b"1", b"{}", b'{"seconds": 1}', b'{"seconds": "x", "identity": {}}', b"\xff\xfe{"),
+        *(
+            metrics_with(**{key: None})
+            for key in ("parameters", "seconds", "true_labels", "weights_sha256", "identity")
+        ),
+        *(metrics_with(seconds=seconds) for seconds in (math.nan, math.inf, "1")),
+        metrics_with(test_accuracy="high"),
+    ],
 )
 def test_metrics_that_no_run_wrote_are_refused(tmp_path: Path, whole: dict[str, object], content: bytes) -> None:
     """Deleted, as the error says, the run is done again and ends the same."""
@@ -331,7 +393,7 @@ def test_metrics_that_no_run_wrote_are_refused(tmp_path: Path, whole: dict[str, 
     path = run.folder / "metrics.json"
     path.write_bytes(content)
     with pytest.raises(
-        CorruptError, match=rf"^{path} is not what a run wrote at its end \(.*Delete it and {run.weights}, and run"
+        CorruptError, match=rf"^{path} is not what a run wrote \(.*Delete it and {run.weights}, and run"
     ):
         go(run)
     path.unlink()
@@ -377,6 +439,46 @@ def test_starting_over_leaves_alone_what_no_run_made(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["other.safetensors"]
 
 
+def test_a_line_has_the_rate_of_the_epochs_first_step(tmp_path: Path) -> None:
+    """Law: 15 steps, the first 3 warm up: epoch n's line has the rate at step 5 (n - 1)."""
+    settings = SETTINGS.model_copy(update={"warmup": 0.2})
+    run = run_in(tmp_path / "run", settings)
+    go(run)
+    rates = [json.loads(line)["learning_rate"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert rates == pytest.approx([0.01 * rate_factor(settings, step, 15) for step in (0, 5, 10)])
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_rows(tmp_path: Path) -> None:
+    """Law: rows of the short last batch count as much as others: a loss that is the batch's size has mean Σn²/Σn."""
+
+    def batch_size(logits_NC: torch.Tensor, *_: object) -> torch.Tensor:
+        return logits_NC.sum(1) * 0 + len(logits_NC)
+
+    run = run_in(tmp_path / "run")
+    go(run, given=lesson(loss=batch_size))
+    losses = [json.loads(line)["loss"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert losses == pytest.approx([(4 * 5**2 + 4**2) / 24] * EPOCHS)
+
+
+def test_weights_that_the_last_step_broke_are_not_kept(tmp_path: Path) -> None:
+    """Law: a last loss that is finite proves nothing of the weights after it; a network of NaN is no result."""
+    steps = itertools.count(1)
+
+    def cliff(logits_NC: torch.Tensor, *_: object) -> torch.Tensor:
+        slope = math.nan if next(steps) == EPOCHS * 5 else 0.0
+        tilted = logits_NC.sum(1) * 0
+        tilted.register_hook(lambda gradient: gradient + slope)
+        return tilted
+
+    run = run_in(tmp_path / "run")
+    with pytest.raises(
+        TrainingError, match=r"^Training diverged in its last step: 1\.weight is not finite\. Lower learning_rate, or"
+    ):
+        go(run, given=lesson(loss=cliff, tested=False))
+    assert not run.weights.exists()
+    assert not (run.folder / "metrics.json").exists()
+
+
 def test_how_long_weights_took_is_known_of_those_trained_here(tmp_path: Path) -> None:
     """And of no others, whatever lies beside them."""
     run = replace(run_in(tmp_path / "teacher"), weights=tmp_path / "teacher.safetensors")
@@ -387,3 +489,10 @@ def test_how_long_weights_took_is_known_of_those_trained_here(tmp_path: Path) ->
     (run.folder / "metrics.json").unlink()
     seconds = go(run)["seconds"]
     assert fit_seconds(run.weights) == seconds
+    whole = json.loads((run.folder / "metrics.json").read_text())
+    (run.folder / "metrics.json").write_text(json.dumps({**whole, "seconds": math.nan}))
+    assert fit_seconds(run.weights) is None
+    (run.folder / "metrics.json").write_text(json.dumps(whole))
+    assert fit_seconds(run.weights) == seconds
+    run.weights.write_bytes(b"others")
+    assert fit_seconds(run.weights) is None

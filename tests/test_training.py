@@ -28,6 +28,7 @@ from pipeline.training import (
     run_epoch,
     start,
     step,
+    try_out,
 )
 
 PLAIN = Training(device="cpu", warmup=0.0, schedule="constant", learning_rate=0.01, weight_decay=0.0)
@@ -203,6 +204,32 @@ def test_a_step_that_fails_ends_training_in_one_paragraph() -> None:
         match=r"Step 1 of epoch 3 failed on inputs of shape \[6, 1, 4, 4\]: .*out of memory.*lower batch_size",
     ):
         run_epoch(student, map(reader.__getitems__, batches(np.arange(24), 6)), loss, 0, 2)
+
+
+class Talkative(torch.nn.Module):
+    """Answers with more than logits, but only in training, as networks with auxiliary heads do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(16, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Logits, or a pair of them."""
+        logits = self.linear(x.flatten(1))
+        return (logits, logits) if self.training else logits
+
+
+def test_a_network_that_answers_otherwise_in_training_is_refused() -> None:
+    """Law: what `try_out` cannot see in evaluation ends the first step in one paragraph."""
+    reader = Reader(samples())
+    student = start(Talkative(), PLAIN, VIEWS, 10)
+    try_out(student, reader.dataset)
+    with pytest.raises(
+        TrainingError,
+        match=r"^Step 1 of epoch 1 failed on inputs of shape \[6, 1, 4, 4\]: TypeError: in training the network "
+        r"answers tuple, and a tensor of logits is needed\. Mend the model",
+    ):
+        run_epoch(student, map(reader.__getitems__, batches(np.arange(24), 6)), cross_entropy, 0, 0)
 
 
 def lesson(seed: int, drawn: int) -> tuple[list[float], torch.Tensor]:

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.contract import Dataset, check_inputs, integer_vector
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, SoftLabelsError
 
 UNLABELLED = -1
 DUPLICATES_SHOWN = 3
+FEWEST_CLASSES, MOST_CLASSES = 2, 2**31 - 1  # one is nothing to tell apart; a label is stored in 32 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,12 @@ class CheckedDataset:
         """
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"{self.name}: rows {rows.min()}..{rows.max()} asked for, there are 0..{len(self) - 1}")
-        batch = np.ascontiguousarray(self.source.inputs(rows))
+        try:
+            batch = np.ascontiguousarray(self.source.inputs(rows))
+        except SoftLabelsError:
+            raise
+        except Exception as error:  # the user's code: anything may come of it
+            raise DatasetError(f"{self.name}: inputs() raised {type(error).__name__}: {error}.") from error
         expected = (len(rows), *self.input_shape)
         if batch.shape != expected or batch.dtype != self.input_dtype:
             raise DatasetError(
@@ -63,6 +69,11 @@ def checked(source: Dataset, name: str, classes: int | None, class_names: tuple[
     labels = None if source.labels is None else integer_vector(source.labels, f"{name}: labels")
     names = source.class_names if class_names is None else class_names
     classes = _settled(classes, names, source.classes, labels)
+    if classes is not None and not FEWEST_CLASSES <= classes <= MOST_CLASSES:
+        raise DatasetError(
+            f"{name}: found {classes} classes, expected {FEWEST_CLASSES} to {MOST_CLASSES}. Correct the labels or "
+            "`classes`."
+        )
     _check_names(name, names, classes)
     if labels is not None:
         _check_labels(name, ids, labels, classes)

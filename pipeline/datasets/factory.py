@@ -64,7 +64,7 @@ class MapDataset:
     """A map-style dataset as samples by id."""
 
     def __init__(self, items: Items, reference: str) -> None:
-        if not len(items):
+        if not _length(items, reference):
             raise DatasetError(f"{reference}: this dataset is empty, expected at least one sample.")
         self._items, self._reference = items, reference
         ids = self._vector("ids")
@@ -160,7 +160,15 @@ def _complete(made: object, reference: str) -> Dataset:
             f"{reference}: it returned {type(made).__name__}, which has inputs() and ids as a Dataset has but lacks "
             f"{', '.join(missing)}. Add them (None where unknown), or return a map-style dataset."
         )
+    _length(cast("Dataset", made), reference)
     return cast("Dataset", made)
+
+
+def _length(made: Dataset | Items, reference: str) -> int:
+    try:
+        return len(made)
+    except Exception as error:  # the user's code: anything may come of it
+        raise DatasetError(f"{reference}: its __len__ raised {_quoted(error)}.") from error
 
 
 def _quoted(error: Exception) -> str:

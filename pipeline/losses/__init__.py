@@ -18,7 +18,7 @@ from pipeline.labels import SoftLabels
 from pipeline.losses.hard import cross_entropy
 from pipeline.losses.kl import grid_index, kd, kl
 
-__all__ = ["LOSSES", "Loss", "cross_entropy", "kd", "kl"]
+__all__ = ["LOSSES", "Loss", "cross_entropy", "kd", "kl", "named"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,10 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
         "kd": Loss(_kd, needs_soft_labels=True, uses_temperature=True),
     }
 )
+
+
+def named(key: str, name: str) -> Loss:
+    """The loss of a name; ConfigError, with the key that asks for it, if there is none."""
+    if name not in LOSSES:
+        raise ConfigError(f"{key}: found {name!r}, expected one of {', '.join(LOSSES)}.")
+    return LOSSES[name]

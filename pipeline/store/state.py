@@ -16,7 +16,7 @@ from pipeline.labels import ArraySpec
 from pipeline.store import files
 from pipeline.store.documents import Job, Receipt, Seal, parse_job, parse_receipt, parse_seal
 from pipeline.store.group import metadata_documents
-from pipeline.store.layout import Layout, Shard
+from pipeline.store.layout import Layout, Shard, shard_file_bytes
 
 JOB, SEAL, LOCK, RECEIPTS, GROUP = "job.json", "seal.json", "lock", "receipts", "labels.zarr"
 LISTED = 20
@@ -136,3 +136,12 @@ def refuse_other_job(path: Path, was: Job, now: Job) -> None:
         f"{path} was made by another job: {listed}{more}. Nothing was written. Go back to those settings to go on "
         "with it, or set another cache path to make a new one."
     )
+
+
+def refuse_lost_files(root: Path, job: Job) -> None:
+    """Raise CorruptError if a shard file of a whole cache is gone or has another size than was written."""
+    for shard in job.layout.all_shards():
+        for spec in job.arrays:
+            path, expected = shard_path(root, spec, job.layout, shard), shard_file_bytes(spec, job.layout, shard)
+            if not path.is_file() or path.stat().st_size != expected:
+                raise CorruptError(f"{path} is gone or cut short, and {expected} bytes were written. {Receipt.remedy}")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from pipeline.errors import CorruptError, IncompleteError, MismatchError, StorageError
+from pipeline.errors import IncompleteError, MismatchError, StorageError
 from pipeline.labels import ArraySpec
 from pipeline.store import files
 from pipeline.store.arrays import refuse_other_arrays
@@ -34,6 +34,7 @@ from pipeline.store.state import (
     State,
     read_state,
     receipt_path,
+    refuse_lost_files,
     refuse_other_job,
     shard_path,
 )
@@ -150,7 +151,7 @@ class CacheWriter:
                 f"{self.root} cannot be sealed: {missing} of its {self.layout.shards} shards have no receipt. Run the "
                 "same `softlabels generate` again to make them."
             )
-        self._refuse_lost_files()
+        refuse_lost_files(self.root, self.job)
         # A run killed between naming a receipt and syncing its directory leaves a name that may not last.
         files.sync_directory(self.root / RECEIPTS)
         receipts = [self._receipts[number] for number in range(self.layout.shards)]
@@ -200,17 +201,6 @@ class CacheWriter:
             self._make_lasting(directory.parent)
             files.make_directory(directory)
             self._lasting.add(directory)
-
-    def _refuse_lost_files(self) -> None:
-        for shard in self.layout.all_shards():
-            for spec in self.job.arrays:
-                path = shard_path(self.root, spec, self.layout, shard)
-                expected = shard_file_bytes(spec, self.layout, shard)
-                if not path.is_file() or path.stat().st_size != expected:
-                    raise CorruptError(
-                        f"{path} is gone or cut short, and {expected} bytes were written. Delete "
-                        f"{receipt_path(self.root, shard.number)} and run the same `softlabels generate` again."
-                    )
 
     def _made(self, seconds: float) -> Made:
         return Made(

@@ -28,6 +28,9 @@ FOUR = ArrayDataset(np.zeros((4, 2), np.float32), np.array([3, 1, 4, 15]), np.ar
         ({"labels": np.array([-1, -5, -1, -1])}, "toy: sample 1 has the label -5, expected a class 0 or more, or -1"),
         ({"labels": np.array([0, 5, 9, 1]), "classes": 5}, r"sample 1 has the label 5, .* \[0, 5\).*\(2 labels in all"),
         ({"labels": np.array([0.5, 1, 2, 3])}, "toy: labels: found dtype float64, expected integers"),
+        ({"labels": np.zeros(4, int)}, "toy: found 1 classes, expected 2 to 2147483647"),
+        ({"labels": None, "classes": 0}, "toy: found 0 classes, expected 2 to 2147483647"),
+        ({"classes": 2**31}, "toy: found 2147483648 classes, expected 2 to 2147483647"),
         ({"class_names": ("a", "b"), "classes": 2}, r"toy: sample 1 has the label 2, expected a class in \[0, 2\)"),
         ({"array": np.array(["a", "b", "c", "d"])}, "toy: found inputs of dtype <U1, expected booleans, integers or"),
     ],
@@ -117,6 +120,32 @@ def test_a_batch_other_than_declared_is_refused(given_inputs: NDArray[np.generic
     liar = _Liar(FOUR.array, FOUR.ids, given=given_inputs)
     with pytest.raises(DatasetError, match=message):
         checked(liar, "toy", None, None).inputs(np.arange(2))
+
+
+@dataclass(frozen=True, eq=False)
+class _Raiser(ArrayDataset):
+    """Declares all there is, and hands out an error."""
+
+    error: Exception | None = None
+
+    def inputs(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
+        if self.error:
+            raise self.error
+        return super().inputs(rows)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError("the disk is gone"), r"^toy: inputs\(\) raised OSError: the disk is gone\.$"),
+        (KeyError("x"), r"^toy: inputs\(\) raised KeyError: 'x'\.$"),
+        (DatasetError("mount the share"), "^mount the share$"),
+    ],
+)
+def test_what_inputs_raises_is_quoted(error: Exception, message: str) -> None:
+    """The user's own error in one line; an error of this tool passes through."""
+    with pytest.raises(DatasetError, match=message):
+        checked(_Raiser(FOUR.array, FOUR.ids, error=error), "toy", None, None).inputs(np.arange(2))
 
 
 def test_the_kinds_are_those_an_experiment_file_can_name() -> None:

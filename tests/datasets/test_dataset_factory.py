@@ -173,6 +173,31 @@ def test_a_half_finished_dataset_is_told_what_it_lacks() -> None:
         from_factory(f"{__name__}:Half", {})
 
 
+class Endless(Listed):
+    """Cannot say how many samples it has."""
+
+    def __len__(self) -> int:
+        raise OSError("no index file")
+
+
+class EndlessHalf(Half):
+    """The same, of a complete dataset."""
+
+    class_names = None
+    input_shape = (2,)
+    input_dtype = np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        raise OSError("no index file")
+
+
+@pytest.mark.parametrize("made", [Endless([]), EndlessHalf()])
+def test_a_length_that_raises_is_quoted(opened: Opened, made: object) -> None:
+    """The user's own error in one line, whichever kind of dataset it is."""
+    with pytest.raises(DatasetError, match="make: its __len__ raised OSError: no index file"):
+        opened(made)
+
+
 def fails(**options: object) -> object:
     """A callable that does not work."""
     raise ValueError(f"no folder for {sorted(options)}")

@@ -146,7 +146,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         (np.zeros(4, np.uint8), np.zeros(4, np.uint8), "found IDX values of rank 1, expected inputs of rank 2 or more"),
         (IMAGES, IMAGES, r"labels .*/y: found an array of shape \[5, 3, 4\], expected one integer a sample"),
         (IMAGES, np.zeros(5, np.float32), "labels .*/y: found dtype >f4, expected integers"),
-        (IMAGES, np.zeros(6, np.uint8), r"idx\(inputs=.*/x, labels=.*/y\): found 6 labels for 5 inputs"),
+        (IMAGES, np.arange(6, dtype=np.uint8), r"idx\(inputs=.*/x, labels=.*/y\): found 6 labels for 5 inputs"),
         (IMAGES[:0], np.zeros(0, np.uint8), "this dataset is empty"),
     ],
 )

@@ -150,14 +150,15 @@ def words(verb: str, settings: tuple[str, ...] = (), flags: tuple[str, ...] = ()
 def softlabels(*arguments: str) -> Outcome:
     """The command line in this process, exactly as the console script runs it; no exception leaves it."""
     out, err, code = StringIO(), StringIO(), 0
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with patch.object(sys, "argv", ["softlabels", *arguments]), redirect_stdout(out), redirect_stderr(err):
         try:
             main()
         except SystemExit as end:
             code = int(end.code or 0)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
     assert "Traceback" not in err.getvalue()
     return Outcome(code, out.getvalue(), err.getvalue())
 

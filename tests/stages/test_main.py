@@ -1,6 +1,7 @@
 """The door: help, JSON, usage, exit codes."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -153,3 +154,60 @@ def test_ctrl_c_at_any_moment_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) 
     outcome = run("generate")
     assert outcome.code == 130
     assert outcome.err.strip() == "softlabels: Stopped by Ctrl-C. Run the same command again to go on."
+
+
+@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGTERM, 75, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
+@pytest.mark.parametrize(
+    "error", [ImportError("half a module"), RuntimeError("torn"), OSError(5, "Input/output error")]
+)
+@pytest.mark.usefixtures("filled")
+def test_a_signal_counts_whatever_becomes_of_its_exception(
+    error: Exception, number: signal.Signals, code: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: code that swallows the interruption and raises another error still ends as stopped, not as broken."""
+
+    def swallowing(*_: object) -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise error from None
+
+    monkeypatch.setattr("stages.soft_labels.open_source", swallowing)
+    outcome = run("generate")
+    outcome.refuses(code, f"softlabels: Stopped by {name}. Run the same command again to go on.")
+    assert outcome.err.count("\n") == 1
+    assert run("generate", flags=("--json",)).facts["exit_code"] == code
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(5, "Input/output error", "/disk/labels"), "/disk/labels: Input/output error. Mend this, then run"),
+        (PermissionError(13, "Permission denied", "/disk"), "/disk: Permission denied. Mend this, then run"),
+        (OSError("no such thing"), "a file: no such thing. Mend this, then run the same command again."),
+    ],
+)
+@pytest.mark.parametrize("verb", ["plan", "generate", "train", "fit-teacher"])
+def test_an_io_error_from_anywhere_is_exit_code_7(
+    verb: str, error: OSError, said: str, filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: what the system refuses is one paragraph, wherever it was raised; nothing is changed."""
+
+    def broken(*_: object) -> None:
+        raise error
+
+    for module in ("soft_labels", "train_student", "fit_teacher"):
+        monkeypatch.setattr(f"stages.{module}.open_source", broken)
+    before = snapshot(filled)
+    outcome = run(verb)
+    outcome.refuses(7, said)
+    assert outcome.err.count("\n") == 1
+    assert snapshot(filled) == before
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_fault_of_ours_is_not_blamed_on_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: what no user can cause is raised as it is, with all that is needed to mend it."""
+    monkeypatch.setattr("stages.soft_labels.open_source", lambda _: {}["nothing"])
+    with pytest.raises(KeyError, match="nothing"):
+        run("generate")

@@ -51,7 +51,11 @@ def undisturbed(fitted_once: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_stopped_generate_goes_on_to_the_same_cache(
-    number: signal.Signals, code: int, fitted: Path, undisturbed: dict[str, object]
+    number: signal.Signals,
+    code: int,
+    fitted: Path,
+    undisturbed: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Law: a signal ends stage one with its exit code and how to go on; the same command then makes the same bytes.
 
@@ -60,7 +64,9 @@ def test_a_stopped_generate_goes_on_to_the_same_cache(
     (fitted / "hold").touch()
     with started(fitted, "generate", *PATIENT) as process:
         wait_until((fitted / "cache/receipts/000000002.json").exists, process)
-        run("generate", *PATIENT).refuses(6, f"is being written by process {process.pid}", "Wait for it to end")
+        with monkeypatch.context() as patch:  # labels its first batch before it asks for the lock
+            patch.setattr("own_networks.Patient.forward", lambda self, x: self.linear(x.flatten(1)))
+            run("generate", *PATIENT).refuses(6, f"is being written by process {process.pid}", "Wait for it to end")
         assert softlabels("inspect", "cache").code == 4
         outcome = stopped(fitted, process, number)
     done = len(list((fitted / "cache").glob(RECEIPTS)))
@@ -108,7 +114,27 @@ def test_a_killed_generate_goes_on_to_the_same_cache(seed: int, fitted: Path, un
 def test_sigterm_outside_the_long_work_is_exit_code_75(monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: SIGTERM before the first batch, or after the last, is told in a line as well."""
     monkeypatch.setattr("stages.soft_labels.open_source", lambda _: os.kill(os.getpid(), signal.SIGTERM))
-    run("generate").refuses(75, "Stopped by SIGTERM. Run the same command again to go on.")
+    outcome = run("generate")
+    assert (outcome.code, outcome.out) == (75, "")
+    assert outcome.err.strip() == "softlabels: Stopped by SIGTERM. Run the same command again to go on."
+
+
+@pytest.mark.parametrize(
+    ("verb", "flags", "again"),
+    [
+        ("train", (), "Run the same command again to go on."),
+        ("train", ("--restart",), "Run the same command again, without --restart, to go on."),
+        ("fit-teacher", ("--restart",), "Run the same command again, without --restart, to go on."),
+    ],
+)
+@pytest.mark.usefixtures("filled")
+def test_a_restart_that_is_stopped_says_to_go_on_without_it(
+    verb: str, flags: tuple[str, ...], again: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: the command as it was would throw away what is kept, so it is not the one that is advised."""
+    module = {"train": "stages.train_student", "fit-teacher": "stages.fit_teacher"}[verb]
+    monkeypatch.setattr(f"{module}.train", lambda *_: signal.raise_signal(signal.SIGTERM))
+    run(verb, flags=flags).refuses(75, "Stopped by SIGTERM.", again)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

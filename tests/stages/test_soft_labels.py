@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 from collections import namedtuple
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,25 @@ def test_the_bytes_of_a_plan_are_the_bytes_on_disk(
     assert snapshot(fitted) == before
     made = must("generate", *settings, flags=("--json",)).facts
     assert ROWS % SHARD_ROWS
-    assert plan["bytes"] == plan["bytes_missing"] == made["bytes"] == stored_bytes(fitted / "cache")
+    assert plan["bytes"] == made["bytes"] == stored_bytes(fitted / "cache") <= plan["disk_bytes_missing"]
     assert (plan["rows"], plan["shards"], plan["shards_missing"]) == (ROWS, 4, 4)
     assert made["made"] == made["rows"] == ROWS
+
+
+@pytest.mark.parametrize("shard_rows", [1, 3, 64])
+@pytest.mark.parametrize("settings", [(), TOPK])
+def test_a_disk_is_asked_for_whole_blocks(settings: tuple[str, ...], shard_rows: int, fitted: Path) -> None:
+    """Law: what is asked of the disk is at least what shard files and receipts take of it, however small they are."""
+    settings = (*settings, f"cache.shard_rows={shard_rows}")
+    plan = must("plan", *settings, flags=("--json",)).facts
+    must("generate", *settings)
+    cache = fitted / "cache"
+    files = [*cache.glob("labels.zarr/*/c/**/*"), *cache.glob("receipts/*.json")]
+    taken = [file.stat().st_blocks * 512 for file in files if file.is_file()]
+    arrays = len(list(cache.glob("labels.zarr/*/zarr.json")))
+    assert len(taken) == plan["shards"] * (arrays + 1)
+    assert plan["disk_bytes_missing"] >= max(sum(taken), 4096 * len(taken))
+    assert must("plan", *settings, flags=("--json",)).facts["disk_bytes_missing"] == 0
 
 
 def test_a_plan_says_what_is_missing_and_which_losses_will_be_served(filled: Path) -> None:
@@ -215,15 +232,33 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ("sick = [30]", ("not finite", "ids 30", 'precision = "float32"')),
+        ("sick = [20]", ("not finite", "ids 20")),
+    ],
+)
+def test_logits_that_cannot_be_stored_end_the_run(options: str, said: tuple[str, ...], fitted: Path) -> None:
+    """Law: a sick batch in the middle ends the run; its sample ids are named, and no shard with a bad row is proven."""
+    run("generate", *ECHO, f"teacher.options={{{options}}}").refuses(1, *said)
+    assert not (fitted / "cache/seal.json").exists()
+    assert {file.name for file in (fitted / "cache/receipts").iterdir()} <= {"000000000.json"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
         ("sick = [7, 30]", ("not finite", "ids 7", 'precision = "float32"')),
         ("outputs = 4", ("The teacher gives logits of shape [8, 4]", "the dataset has 3 classes", "3 outputs")),
     ],
 )
-def test_logits_that_cannot_be_stored_name_their_samples(options: str, said: tuple[str, ...], fitted: Path) -> None:
-    """Law: NaN or the wrong number of classes ends the run; the batch's sample ids are named and no bad row is kept."""
+def test_a_teacher_that_fails_its_first_batch_leaves_nothing_behind(
+    options: str, said: tuple[str, ...], fitted: Path
+) -> None:
+    """Law: NaN or the wrong number of classes in the first batch writes nothing, so that the mended teacher can run."""
+    before = snapshot(fitted)
     run("generate", *ECHO, f"teacher.options={{{options}}}").refuses(1, *said)
-    assert not (fitted / "cache/seal.json").exists()
-    assert not list((fitted / "cache/receipts").iterdir())
+    assert snapshot(fitted) == before
+    assert not (fitted / "cache").exists()
+    must("generate", *ECHO)
 
 
 @pytest.mark.usefixtures("fitted")
@@ -267,6 +302,8 @@ def test_a_teacher_that_fails_is_said_to(fitted: Path) -> None:
     ).refuses(
         1, "The teacher own_networks:Broken failed on a batch of shape [8, 1, 4, 4]: ValueError: out of order at 4 axes"
     )
+    assert not (fitted / "cache").exists()
+    must("generate")
 
 
 @pytest.mark.parametrize(
@@ -277,6 +314,7 @@ def test_a_teacher_that_fails_is_said_to(fitted: Path) -> None:
         (("labels.encoding=tokp",), ("There is no encoding 'tokp'. Did you mean 'topk'?",)),
         (("labels.k=2",), ("Leave labels.k out",)),
         ((*TOPK, "labels.temperatures=[2, 1]"), ("labels.temperatures = [2.0, 1.0] is no grid",)),
+        (("cache.path=",), ("cache.path: an empty path names nothing; leave the key out, or name a place",)),
         (("cache.chunk_rows=5",), ("shard_rows = 16 is not a multiple of chunk_rows = 5",)),
     ],
 )
@@ -344,6 +382,54 @@ def test_a_test_set_of_another_shape_is_refused_before_the_teacher_is_asked(fitt
     write_idx(fitted / "test-images", np.zeros((12, 5, 5), np.uint8))
     run("generate").refuses(1, "[test] has inputs of shape [1, 5, 5], and [dataset] of [1, 4, 4]", "one dataset")
     assert not (fitted / "cache").exists()
+
+
+def test_a_test_set_that_cannot_be_read_keeps_no_labels_from_being_sealed(fitted: Path) -> None:
+    """Law: the teacher's accuracy is a figure beside the labels: without it, the seal says null."""
+    outcome = must("generate", 'test={kind = "own_datasets:Crumbling"}')
+    assert "50 rows in 4 shards" in outcome.out
+    about = json.loads((fitted / "cache/seal.json").read_bytes())["about"]
+    assert about["teacher_test_accuracy"] is None
+    assert about["teacher_parameters"] == 163
+
+
+def not_a_number(folder: Path) -> None:
+    """Metrics whose time is none."""
+    path = folder / "teacher/metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": float("nan")}))
+
+
+@pytest.mark.parametrize("change", [not_a_number, other_teacher])
+def test_a_time_that_is_not_the_teachers_is_not_sealed(change: object, fitted: Path) -> None:
+    """Law: metrics that no run wrote, or of other weights, say nothing of this teacher: the seal says null."""
+    change(fitted)
+    must("generate")
+    assert json.loads((fitted / "cache/seal.json").read_bytes())["about"]["teacher_fit_seconds"] is None
+
+
+@pytest.mark.usefixtures("fitted")
+def test_a_receipt_names_what_a_last_bit_may_depend_on() -> None:
+    """Law: device, batch size and threads are no part of the job, and stand in the receipts with the versions."""
+    must("generate", "teacher.batch_size=7")
+    for path in Path("cache/receipts").iterdir():
+        versions = json.loads(path.read_bytes())["made"]["versions"]
+        found = {name: versions[name] for name in ("device", "batch_size", "threads", "torch")}
+        threads = str(torch.get_num_threads())
+        assert found == {"device": "cpu", "batch_size": "7", "threads": threads, "torch": version("torch")}
+
+
+@pytest.mark.parametrize("length", [None, 0, -1])
+@pytest.mark.parametrize("array", ["logits", "sample_id", "label", "input_crc32c"])
+def test_a_sealed_cache_that_lost_a_file_is_not_complete(array: str, length: int | None, filled: Path) -> None:
+    """Law: a shard that is gone or cut short is exit code 3 with its name, never "already complete"."""
+    shard = max(file for file in (filled / f"cache/labels.zarr/{array}/c").rglob("*") if file.is_file())
+    if length is None:
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:length])
+    before = snapshot(filled)
+    run("generate").refuses(3, str(shard.relative_to(filled)), "is gone or cut short, and", "bytes were written.")
+    assert snapshot(filled) == before
 
 
 def test_the_seal_keeps_figures_of_the_teacher(filled: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from stage_cases import images, must, run, snapshot, write_idx
+from stage_cases import ECHO, images, must, run, snapshot, write_idx
 
 Change = Callable[[Path], object]
 
@@ -49,7 +49,11 @@ CASES: list[tuple[Change, tuple[str, ...], tuple[str, ...]]] = [
         ("images: this is no IDX file", "89 50 4e 47", "00 00"),
     ),
     (rewritten("images", lambda data: data[:-1]), (), ("shorter than its header says: 799 bytes", "expected 800")),
-    (lambda folder: write_idx(folder / "labels", np.zeros(49, np.uint8)), (), ("found 49 labels for 50 inputs",)),
+    (
+        lambda folder: write_idx(folder / "labels", np.arange(49, dtype=np.uint8)),
+        (),
+        ("found 49 labels for 50 inputs",),
+    ),
     (lambda folder: write_idx(folder / "images", np.zeros((0, 4, 4), np.uint8)), (), ("dataset is empty",)),
     (lambda _: None, ("dataset.classes=2",), ("sample 2 has the label 2", "[0, 2)", "Correct the labels or `classes`")),
     (lambda _: None, ('dataset.class_names=["a"]', "dataset.classes=3"), ("found 1 class names for 3 classes",)),
@@ -64,6 +68,16 @@ CASES: list[tuple[Change, tuple[str, ...], tuple[str, ...]]] = [
     (rewritten("images", lambda data: data), ('dataset={kind = "hdf5", path = "images", inputs = "x"}',), ("HDF5",)),
     (lambda _: None, ('dataset={kind = "zarr", inputs = "nowhere"}',), ("nowhere",)),
     (lambda _: None, ('dataset={kind = "no_module:Net"}',), ("there is no module 'no_module'",)),
+    (
+        lambda _: None,
+        ('dataset={kind = "own_datasets:Endless"}',),
+        ("own_datasets:Endless: its __len__ raised OSError: no index file.",),
+    ),
+    (
+        lambda folder: write_idx(folder / "labels", np.zeros(50, np.uint8)),
+        (),
+        ("images, labels=labels): found 1 classes, expected 2 to 2147483647",),
+    ),
 ]
 
 
@@ -87,3 +101,28 @@ def test_the_test_set_has_the_classes_of_the_training_set(fitted: Path) -> None:
     assert not (fitted / "cache").exists()
     write_idx(fitted / "test-labels", np.zeros(12, np.uint8))
     must("generate")
+
+
+@pytest.mark.parametrize("version", [(), ("dataset.version=v1",)])
+@pytest.mark.parametrize("verb", ["plan", "generate", "fit-teacher"])
+def test_what_a_datasets_inputs_raise_is_quoted(verb: str, version: tuple[str, ...], fitted: Path) -> None:
+    """Law: the user's own error is exit code 1 in one line, be it met when hashing or later; no label is written."""
+    settings = ('dataset={kind = "own_datasets:Whole"}', *version, "teacher.checkpoint=echo.safetensors", *ECHO[:2])
+    if verb == "fit-teacher":
+        settings = (*settings[:-3], "teacher.checkpoint=new.safetensors")
+    run(verb, *settings).refuses(1, "own_datasets:Whole", "inputs() raised OSError: no file for")
+    assert not (fitted / "cache").exists()
+    assert not (fitted / "new.safetensors").exists()
+
+
+@pytest.mark.parametrize("verb", ["generate", "train", "fit-teacher"])
+def test_a_test_set_of_another_number_of_classes_is_refused(verb: str, fitted: Path) -> None:
+    """Law: held-out samples are told apart by the same classes; else exit code 1, and nothing is written."""
+    before = snapshot(fitted)
+    settings = ("test.classes=4", "teacher.checkpoint=teacher.safetensors")
+    flags = ("--student", "alone") if verb == "train" else ()
+    if verb == "fit-teacher":
+        settings = ("test.classes=4", "teacher.checkpoint=new.safetensors")
+    run(verb, *settings, flags=flags).refuses(1, "[test] has 4 classes, and [dataset] 3.", "Point both at")
+    assert snapshot(fitted) == before
+    assert not (fitted / "cache").exists()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from stage_cases import ROWS, TOPK, must, run, snapshot
+from stage_cases import ROWS, TOPK, must, run, snapshot, write_idx
 
 from pipeline.config import load
+from pipeline.errors import StoppedError
 
 RESULTS = {"config.toml", "metrics.jsonl", "metrics.json", "student.safetensors", "curve.png"}
 
@@ -123,7 +124,7 @@ def test_an_unlabelled_dataset_teaches_by_soft_labels_only(fitted: Path) -> None
     facts = must("train", "students.distilled.baseline=distilled", flags=("--student", "distilled", "--json")).facts
     metrics = facts["students"]["distilled"][0]
     assert (metrics["true_labels"], metrics["soft_labels"]) == (0, ROWS)
-    run("train", flags=("--student", "alone")).refuses(1, "no true labels to train on")
+    run("train", flags=("--student", "alone")).refuses(1, "nothing to learn from", "no true labels")
 
 
 def test_one_cache_serves_every_temperature_of_its_grid_and_no_other(fitted: Path) -> None:
@@ -169,6 +170,8 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
         (("views.mean=1",), "views.mean was 128.0 and is now 1.0"),
         (("teacher.model=resnet",), 'teacher.model was "mlp" and is now "resnet"'),
         (("dataset.classes=4",), "labels.classes was 3 and is now 4"),
+        (("dataset.version=v2",), 'and is now "version v2"'),
+        (('dataset.class_names=["a", "b", "c"]',), "dataset.class_names was null and is now "),
     ],
 )
 def test_a_cache_that_this_experiment_did_not_ask_for_is_refused(
@@ -217,13 +220,113 @@ def test_a_dataset_that_changed_under_the_same_ids_is_refused_by_its_inputs(fitt
     run("train", version).refuses(5, "not the ones the teacher saw", "sample ids 20)", "crc32c", "Restore the dataset")
 
 
+def test_a_dataset_that_changed_is_refused_before_anything_is_trained(filled: Path) -> None:
+    """Law: without a declared version one changed pixel is exit code 5 that names the field; nothing is written."""
+    images = bytearray((filled / "images").read_bytes())
+    images[-1] ^= 1
+    (filled / "images").write_bytes(images)
+    before = snapshot(filled)
+    run("train").refuses(5, 'cache was made by another job: dataset.content was "sha256 ', "Nothing was written.")
+    assert snapshot(filled) == before
+
+
+def test_true_labels_that_changed_under_the_same_version_are_refused(fitted: Path) -> None:
+    """Law: shuffled labels are no worse student but exit code 5, even where a version is declared and believed."""
+    version = "dataset.version=v1"
+    must("generate", version)
+    write_idx(fitted / "labels", ((np.arange(ROWS) + 1) % 3).astype(np.uint8))
+    before = snapshot(fitted / "cache")
+    run("train", version).refuses(
+        5, "of this batch have another true label than when the cache was made", "Restore the dataset's labels"
+    )
+    assert snapshot(fitted / "cache") == before
+    assert not (fitted / "runs/e/distilled/seed-0/student.safetensors").exists()
+
+
+def test_labels_that_are_hidden_now_are_no_other_labels(fitted: Path) -> None:
+    """Law: under a declared version a dataset may drop its true labels, and the soft ones still serve."""
+    must("generate", "dataset.version=v1")
+    unlabel(fitted)
+    must("train", "dataset.version=v1", "students.distilled.baseline=distilled", flags=("--student", "distilled"))
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_labels_that_are_not_there_are_refused_before_the_first_student_trains(
+    unlabelled: bool,  # noqa: FBT001 - a case
+    fitted: Path,
+) -> None:
+    """Law: what only the second student asks for in vain is told before the first one trains: no run folder is made."""
+    if unlabelled:
+        unlabel(fitted)
+    must("generate")
+    before, found = snapshot(fitted), 0 if unlabelled else ROWS
+    first = ("students.alone.loss=kd",) if unlabelled else ()
+    run("train", *first, "students.distilled.true_labels=51").refuses(
+        1, f"true_labels = 51: the dataset has only {found} labelled samples", "Ask for fewer."
+    )
+    assert snapshot(fitted) == before
+    assert not (fitted / "runs").exists()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_another_run_of_a_later_student_is_refused_before_the_first_one_trains(
+    half: bool,  # noqa: FBT001 - a case
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Law: whole or half done, a folder of another run is told before any student trains, and nothing is written."""
+    if half:
+
+        def stopped(*_: object) -> None:
+            raise StoppedError("Stopped.", 75)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.runs._finish", stopped)
+            again = ("--restart", "--student", "distilled")
+            assert run("train", "students.distilled.baseline=distilled", flags=again).code == 75
+        assert (trained / "runs/e/distilled/seed-0/checkpoint.pt").exists()
+    shutil.rmtree(trained / "runs/e/alone")
+    before = snapshot(trained)
+    run("train", "students.distilled.learning_rate=0.5").refuses(
+        5, "runs/e/distilled/seed-0 holds another run: learning_rate was 0.001 and is now 0.5", "Nothing was changed."
+    )
+    assert snapshot(trained) == before
+    assert not (trained / "runs/e/alone").exists()
+
+
+def test_weights_replaced_since_their_run_have_no_row_in_the_table(trained: Path) -> None:
+    """Law: figures stand for the weights that reached them: exit code 5, both ways out; nothing is changed."""
+    folder = Path("runs/e/alone/seed-0")
+    shutil.copy("runs/e/distilled/seed-0/student.safetensors", folder / "student.safetensors")
+    before = snapshot(trained)
+    run("train").refuses(
+        5, f"{folder}/student.safetensors is not what the run in {folder} wrote.", "delete that folder", "--restart"
+    )
+    assert snapshot(trained) == before
+    must("train", flags=("--restart", "--student", "alone"))
+
+
+@pytest.mark.parametrize("key", ["parameters", "seconds", "identity", "weights_sha256", "test_accuracy"])
+def test_metrics_without_a_key_are_refused(key: str, trained: Path) -> None:
+    """Law: a table is made of whole metrics, or is exit code 3 that names the file and the key."""
+    path = Path("runs/e/alone/seed-0/metrics.json")
+    metrics = json.loads(path.read_text())
+    del metrics[key]
+    path.write_text(json.dumps(metrics))
+    before = snapshot(trained)
+    run("train").refuses(3, f"{path} is not what a run wrote ({key}: Field required)", "Delete it and")
+    assert snapshot(trained) == before
+
+
 def test_samples_that_the_teacher_never_saw_are_refused(filled: Path) -> None:
-    """Law: a sample without labels in the cache is exit code 5, and the first ones are named."""
+    """Law: a dataset that has grown since is another one: exit code 5, before anything is trained."""
     for name, header in (("images", 16), ("labels", 8)):
         data = bytearray((filled / name).read_bytes())
         data[4:8] = np.uint32(ROWS + 2).byteswap().tobytes()
         (filled / name).write_bytes(data + data[header : header + 2 * (16 if header == 16 else 1)])
-    run("train").refuses(5, "no labels for 2 of the samples asked for: 50, 51")
+    before = snapshot(filled)
+    run("train").refuses(5, "dataset.content was ", "dataset.ids_sha256 was ", "Nothing was written.")
+    assert snapshot(filled) == before
 
 
 @pytest.mark.parametrize(

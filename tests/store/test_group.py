@@ -16,6 +16,7 @@ from zarr.storage import MemoryStore
 from pipeline.errors import CorruptError, DatasetError
 from pipeline.labels import ArraySpec
 from pipeline.store.arrays import fill_value
+from pipeline.store.documents import parse_job
 from pipeline.store.group import metadata_documents, open_array, refuse_other_metadata
 
 ARRAYS = (
@@ -53,6 +54,15 @@ def test_the_documents_are_a_function_of_the_job() -> None:
     assert list(metadata_documents(job_of()).items()) == list(metadata_documents(job_of()).items())
     assert metadata_documents(job_of())["zarr.json"] != metadata_documents(job_of(teacher="x"))["zarr.json"]
     assert fill_value(ARRAYS[0]) == "NaN"
+
+
+@STEADY
+@given(order=st.permutations(["encoding", "classes", "dtype", "k", "temperatures"]))
+def test_the_documents_do_not_depend_on_who_made_the_job(order: list[str]) -> None:
+    """Law: a job and the same job read from disk have the same documents, whatever the order of its labels' keys."""
+    said = {"encoding": "topk", "classes": 3, "dtype": "float16", "k": 2, "temperatures": [1.0, 2.0]}
+    job = job_of().model_copy(update={"labels": {key: said[key] for key in order}})
+    assert metadata_documents(job) == metadata_documents(parse_job(job.to_bytes(), Path("job.json")))
 
 
 @pytest.mark.parametrize(("data", "text"), [(None, "is gone"), (b"{}", "is not what was written")])
