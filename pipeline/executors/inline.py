@@ -1,8 +1,8 @@
-"""Run a plan in this process: reading, the teacher and writing overlap; the device waits for neither disk.
+"""Run a plan in this process: reading, the teacher and writing overlap, each in a thread of its own.
 
 A loader thread keeps a few batches ahead, across shard boundaries too; the calling thread asks the teacher; a writer
 thread makes the last shard durable. At most `AHEAD` batches and two shards are in memory. An error in any thread ends
-the run with that error. Not for several devices: one process drives one.
+the run with that error. Not for several devices, nor where decoding is slower than the teacher: one thread loads.
 """
 
 from collections import deque
