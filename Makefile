@@ -8,6 +8,7 @@ RUNS       ?= runs/$(EXPERIMENT)
 PYTHON     ?= python3
 VENV       := .venv
 BIN        := $(VENV)/bin
+BENCH      := .venv-bench
 SOFTLABELS := $(BIN)/softlabels
 CONFIG     := configs/$(EXPERIMENT).toml
 SET        := --set 'cache.path="$(CACHE)"'
@@ -17,7 +18,8 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup teacher soft-labels train-student students verify lint format test slow check bench kills clean
+.PHONY: help setup teacher soft-labels train-student students verify lint format test slow check
+.PHONY: bench-setup bench kills clean
 
 help: ## Say what there is to make.
 	@echo "make TARGET [EXPERIMENT=$(EXPERIMENT)] [STUDENT=$(STUDENT)] [CACHE=$(CACHE)] [RUNS=$(RUNS)]"
@@ -32,7 +34,7 @@ $(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,transformers,lightning]'
 	@touch $@
 
 setup: $(VENV)/ready ## Make the environment in .venv, every dependency pinned.
@@ -69,9 +71,23 @@ slow: $(VENV)/ready-dev ## Run the long tests too.
 
 check: lint test ## All that a change must pass.
 
-bench: $(VENV)/ready ## Time stage one against a bare teacher loop on Fashion-MNIST.
+$(BENCH)/ready: export PIP_CONSTRAINT := benchmarks/constraints.txt
+$(BENCH)/ready: pyproject.toml constraints.txt benchmarks/constraints.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --editable . datasets Brotli python-snappy zstd
+	$(BENCH)/bin/python -m pip install --quiet --no-deps mosaicml-streaming # see benchmarks/constraints.txt
+	@touch $@
+
+bench-setup: $(BENCH)/ready ## Make the environment of the formats that we are measured against, in .venv-bench.
+
+bench: $(VENV)/ready bench-setup ## Remake every figure: reading, peers, both stages, encoding, size (half an hour).
+	$(BIN)/python -m benchmarks.gather $(QUICK)
+	$(BENCH)/bin/python -m benchmarks.peers $(QUICK)
 	$(SOFTLABELS) fit-teacher configs/fashion_mnist.toml
-	$(BIN)/python -m benchmarks.stage_one
+	$(BIN)/python -m benchmarks.stage_one $(QUICK)
+	$(BIN)/python -m benchmarks.stage_two $(QUICK)
+	$(BIN)/python -m benchmarks.encoding $(QUICK)
+	$(BIN)/python -m benchmarks.scale $(QUICK)
 
 kills: $(VENV)/ready ## Kill stage one at 50 random moments; count the caches that end the same.
 	$(BIN)/python -m benchmarks.kills

@@ -113,6 +113,15 @@ class Hdf5(Source):
     ids: str | None = None
 
 
+class Npy(Source):
+    """A .npy file of inputs and, beside it, files of labels and ids."""
+
+    kind: Literal["npy"]
+    inputs: FilePath
+    labels: FilePath | None = None
+    ids: FilePath | None = None
+
+
 class ZarrPair(Source):
     """A Zarr array of inputs and, beside it, arrays of labels and ids."""
 
@@ -142,6 +151,7 @@ AnySource: TypeAlias = Annotated[
     Annotated[Digits, Tag("digits")]
     | Annotated[Idx, Tag("idx")]
     | Annotated[Hdf5, Tag("hdf5")]
+    | Annotated[Npy, Tag("npy")]
     | Annotated[ZarrPair, Tag("zarr")]
     | Annotated[Factory, Tag("own")],
     Discriminator(_tag_of),
@@ -206,6 +216,14 @@ class CacheSettings(Settings):
     chunk_rows: PositiveInt | None = None
 
 
+class LoadingSettings(Settings):
+    """How samples are read ahead of the network. It decides no label and no weight, only how long they take."""
+
+    workers: PositiveInt | None = None
+    """Threads that read batches. Left out, as many as there are cores, up to 8; but one for a dataset of your own: its
+    code may not bear to be called by several at once."""
+
+
 class Student(Training):
     """A network to train from the cache, `repeats` times, from the seeds `seed`, `seed + 1` and so on."""
 
@@ -230,6 +248,7 @@ class Experiment(Settings):
     teacher: TeacherSettings
     labels: LabelSettings = LabelSettings()
     cache: CacheSettings
+    loading: LoadingSettings = LoadingSettings()
     students: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], Student] = {}
 
     @model_validator(mode="after")
@@ -322,7 +341,14 @@ _IN_TOML = {
     "is_instance_of": "a path, in quotes",
     "tuple_type": "a list",
 }
-_SOURCES: dict[str, type[Source]] = {"digits": Digits, "idx": Idx, "hdf5": Hdf5, "zarr": ZarrPair, "own": Factory}
+_SOURCES: dict[str, type[Source]] = {
+    "digits": Digits,
+    "idx": Idx,
+    "hdf5": Hdf5,
+    "npy": Npy,
+    "zarr": ZarrPair,
+    "own": Factory,
+}
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> Iterator[str]:

@@ -1,9 +1,13 @@
 """From row numbers to the rows of a cache: dataset, view, teacher and encoding, joined for one batch.
 
-Loading needs no device and may run in any thread; labelling runs on the teacher's device.
+Three steps, so that none has to wait for another. `load` reads a batch in any thread and sends it on its way to the
+teacher's device; `launch` asks the teacher and encodes; `Pending.result` waits for what comes back. On a GPU, `launch`
+returns before the device has begun: copies to it run on a stream of their own, the record comes home into page-locked
+memory, and whether its rows can be stored comes with it as one boolean. Elsewhere each step is done when it returns.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline import encodings
 from pipeline.datasets import Dataset
+from pipeline.errors import TeacherError
 from pipeline.labels import LabelSpec
 from pipeline.teachers import Teacher
 from pipeline.views import fingerprints
@@ -19,13 +24,95 @@ Block = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
+class Sent:
+    """Tensors on their way to the teacher's device, and when the last of them is there; None: they are."""
+
+    tensors: tuple[torch.Tensor, ...]
+    arrived: torch.cuda.Event | None = None
+
+    def received(self) -> tuple[torch.Tensor, ...]:
+        """The tensors for what the calling thread launches next: the device waits for them, the thread does not."""
+        if self.arrived:
+            for tensor in self.tensors:
+                stream = torch.cuda.current_stream(tensor.device)
+                stream.wait_event(self.arrived)
+                tensor.record_stream(stream)  # or its memory could be given away while this stream still reads it
+        return self.tensors
+
+
+class Lane:
+    """The way to a device and back. On CUDA neither waits for the other, nor anyone for them, until told to."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def send(self, *arrays: NDArray[np.generic]) -> Sent:
+        """Arrays to the device, from any thread."""
+        tensors = tuple(torch.from_numpy(array) for array in arrays)
+        if self._stream is None:
+            return Sent(tuple(tensor.to(self.device) for tensor in tensors))
+        with torch.cuda.stream(self._stream):
+            sent = tuple(tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors)
+            return Sent(sent, self._stream.record_event())
+
+    def fetch(self, record: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.cuda.Event | None]:
+        """Tensors to the host, and when they are there: not to be read before."""
+        home = {name: tensor.to("cpu", non_blocking=self._stream is not None) for name, tensor in record.items()}
+        if self._stream is None:
+            return home, None
+        back = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # it sleeps: the loaders need the cores
+        back.record(torch.cuda.current_stream(self.device))
+        return home, back
+
+
+@dataclass(frozen=True)
 class Loaded:
-    """A batch in memory, before the teacher sees it."""
+    """A batch in memory, before the teacher sees it: `sent` holds its inputs and labels."""
 
     ids: NDArray[np.int64]
     labels: NDArray[np.int64]
-    inputs: NDArray[np.generic]
     fingerprints: NDArray[np.uint32]
+    sent: Sent
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A batch that the device is at work on. Its logits are kept until it is known that they can be stored."""
+
+    spec: LabelSpec
+    batch: Loaded
+    logits_NC: torch.Tensor
+    record: Mapping[str, torch.Tensor]
+    back: torch.cuda.Event | None
+
+    def result(self) -> Block:
+        """What the cache stores of the batch, every array `[N, ...]`; waits for the device.
+
+        Raises:
+            TeacherError: logits that are not finite or do not fit the encoding, naming their sample ids; or the device
+                failed at its work.
+
+        """
+        self._wait()
+        if not self.record["storable"]:
+            encodings.refuse(self.spec, self.logits_NC, self.batch.ids)
+        return {name: tensor.numpy() for name, tensor in self.record.items() if name != "storable"} | {
+            "sample_id": self.batch.ids,
+            "label": self.batch.labels.astype(np.int32),
+            "input_crc32c": self.batch.fingerprints,
+        }
+
+    def _wait(self) -> None:
+        try:
+            if self.back:
+                self.back.synchronize()
+        except RuntimeError as error:
+            raise TeacherError(
+                f"The device failed while the teacher was at work on {len(self.batch.ids)} samples, the first with id "
+                f'{self.batch.ids[0]}: {error}. Run the teacher with device = "cpu" to see which step it is, or run '
+                "the same command again to go on, if it was the device itself."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -35,6 +122,10 @@ class Labeller:
     dataset: Dataset
     teacher: Teacher
     spec: LabelSpec
+    lane: Lane = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lane", Lane(self.teacher.device))
 
     @property
     def batch_size(self) -> int:
@@ -42,25 +133,33 @@ class Labeller:
         return self.teacher.settings.batch_size
 
     def load(self, start: int, stop: int) -> Loaded:
-        """Rows `start` to `stop` of the dataset, read and fingerprinted."""
-        rows = np.arange(start, stop)
-        inputs = self.dataset.inputs(rows)
-        labels = self.dataset.labels
-        known = np.full(rows.size, -1) if labels is None else labels[rows]
-        return Loaded(self.dataset.ids[rows], known, inputs, fingerprints(inputs))
-
-    def label(self, batch: Loaded) -> Block:
-        """What the cache stores of a batch, every array `[N, ...]`.
+        """Rows `start` to `stop` of the dataset, read, fingerprinted and sent to the device.
 
         Raises:
-            TeacherError: logits that are not finite or do not fit the encoding, naming their sample ids.
+            DatasetError: a label that is not a class.
 
         """
-        logits = self.teacher.logits(batch.inputs)
-        labels = torch.from_numpy(batch.labels).to(logits.device)
-        record = encodings.encode(self.spec, logits, labels, batch.ids)
-        return {name: tensor.cpu().numpy() for name, tensor in record.items()} | {
-            "sample_id": batch.ids,
-            "label": batch.labels.astype(np.int32),
-            "input_crc32c": batch.fingerprints,
-        }
+        rows = np.arange(start, stop)
+        ids, inputs, labels = self.dataset.ids[rows], self.dataset.inputs(rows), self.dataset.labels
+        known = np.full(rows.size, -1) if labels is None else np.asarray(labels[rows])
+        encodings.refuse_strange_labels(self.spec, known, ids)
+        sent = self.lane.send(inputs, known)
+        return Loaded(ids, known, fingerprints(inputs), sent)
+
+    @torch.inference_mode()
+    def launch(self, batch: Loaded) -> Pending:
+        """Begin to label a batch.
+
+        Raises:
+            TeacherError: the network fails, or answers with something else than `[N, C]` logits.
+
+        """
+        inputs_NX, labels_N = batch.sent.received()
+        logits_NC = self.teacher.answer(inputs_NX)
+        record = encodings.launch(self.spec, logits_NC, labels_N, batch.ids)
+        home, back = self.lane.fetch({**record, "storable": encodings.storable(record)})
+        return Pending(self.spec, batch, logits_NC, home, back)
+
+    def label(self, batch: Loaded) -> Block:
+        """What the cache stores of a batch, waited for; refuses what `launch` and `Pending.result` refuse."""
+        return self.launch(batch).result()

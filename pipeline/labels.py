@@ -11,11 +11,14 @@ This module needs no torch at run time, so that looking at a cache stays quick.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Callable
+    from typing import Self
+
+    from torch import Tensor, device
 
 DType: TypeAlias = Literal["float16", "float32"]
 
@@ -42,14 +45,30 @@ class ArraySpec:
 
 
 @dataclass(frozen=True)
-class DenseLabels:
+class Tensors:
+    """A record with tensors in it that move together, as loaders and other people's training loops expect."""
+
+    def to(self, device: device | str, *, non_blocking: bool = False) -> Self:
+        """The same on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self, device: device | str | None = None) -> Self:  # noqa: ARG002 - a loader may pass it
+        """The same in page-locked memory, from which copies to a GPU run by themselves."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Any], Any]) -> Self:
+        return replace(self, **{name: change(part) for name, part in vars(self).items() if hasattr(part, "pin_memory")})
+
+
+@dataclass(frozen=True)
+class DenseLabels(Tensors):
     """Every logit of every class: `logits_NC` in float32."""
 
     logits_NC: Tensor
 
 
 @dataclass(frozen=True)
-class SparseLabels:
+class SparseLabels(Tensors):
     """The K largest logits of a row and what is needed to know their exact probabilities.
 
     Every logit is counted from the row's largest one (`max_N`), which softmax does not see and floating point likes:

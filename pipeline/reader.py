@@ -1,6 +1,9 @@
 """Joins a sample's view and its stored labels by id, and refuses strangers.
 
 Stage two reads through here alone. It needs no teacher: what comes out of a `Reader` is all that a student is told.
+A reader is a map-style dataset that answers a whole batch at once; with `collate` it drops into any `DataLoader`:
+
+    DataLoader(Reader(dataset, cache), batch_size=256, shuffle=True, num_workers=4, collate_fn=collate)
 
 Shape legend: N rows of a batch, X the shape of one input.
 """
@@ -16,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline import encodings
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError, CorruptError, DatasetError, MismatchError
-from pipeline.labels import LabelSpec, SoftLabels
+from pipeline.labels import LabelSpec, SoftLabels, Tensors
 from pipeline.seeds import generator
 from pipeline.store.documents import ROW_ARRAYS
 from pipeline.store.mapped import LabelCache
@@ -27,49 +30,49 @@ UNLABELLED = -1
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Tensors):
     """What a student is told about N samples."""
 
     inputs_NX: torch.Tensor
     labels_N: torch.Tensor  # int64; -1 where the true label is not known or not to be seen
     soft: SoftLabels | None  # None without a cache
+    rows: Rows  # [N], the samples' places in the dataset
 
 
-class Reader:
+def collate(batch: Batch) -> Batch:
+    """What a `DataLoader` over a `Reader` needs as `collate_fn`: its batches are made whole already."""
+    return batch
+
+
+class Reader(torch.utils.data.Dataset[Batch]):
     """The samples of a dataset with their true labels and, from a cache, the teacher's.
+
+    May be pickled and forked, so it serves the workers of any loader; each maps the cache for itself.
 
     Args:
         dataset: where inputs and true labels come from.
         cache: where soft labels come from; None trains on true labels alone.
-        visible_N: the true labels that a student may see, -1 where it may not; left out, all there are.
 
     Raises:
         MismatchError: the dataset has samples that the cache does not know.
-        DatasetError: nothing to learn from: no cache, and no visible label.
 
     """
 
-    def __init__(self, dataset: Dataset, cache: LabelCache | None = None, visible_N: Rows | None = None) -> None:
+    def __init__(self, dataset: Dataset, cache: LabelCache | None = None) -> None:
         self.dataset = dataset
         self.cache = cache
-        unlabelled = np.full(len(dataset), UNLABELLED)
-        self.labels_N = visible_N if visible_N is not None else unlabelled if dataset.labels is None else dataset.labels
         if cache is not None:
             self._spec = label_spec(cache)
-            self._places = cache.rows_of(dataset.ids)
-        elif not (self.labels_N != UNLABELLED).any():
-            raise DatasetError(
-                "There is nothing to learn from: the dataset has no true labels, and no cache was given."
-            )
+            # In the cache's own order a row is found where it is, and no index has to be held in memory.
+            self._places = None if cache.holds_in_order(dataset.ids) else cache.rows_of(dataset.ids)
 
     def __len__(self) -> int:
         """How many samples the dataset has."""
         return len(self.dataset)
 
-    @property
-    def usable(self) -> Rows:
-        """The rows that teach something: all with a cache, the labelled ones without."""
-        return np.arange(len(self)) if self.cache is not None else np.flatnonzero(self.labels_N != UNLABELLED)
+    def __getitem__(self, row: int) -> Batch:
+        """The batch of one row."""
+        return self.__getitems__([row])
 
     def __getitems__(self, rows: Sequence[int] | Rows) -> Batch:
         """The batch of any rows, in any order.
@@ -80,13 +83,14 @@ class Reader:
 
         """
         wanted = np.asarray(rows, np.int64)
-        inputs = self.dataset.inputs(wanted)
-        return Batch(torch.from_numpy(inputs), torch.from_numpy(self.labels_N[wanted]), self._soft(wanted, inputs))
+        inputs, labels = self.dataset.inputs(wanted), self.dataset.labels
+        known = np.full(wanted.size, UNLABELLED) if labels is None else np.asarray(labels[wanted])
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(known), self._soft(wanted, inputs), wanted)
 
     def _soft(self, rows: Rows, inputs: NDArray[np.generic]) -> SoftLabels | None:
         if self.cache is None:
             return None
-        record = self.cache.gather(0, self._places[rows])
+        record = self.cache.gather(0, rows if self._places is None else self._places[rows])
         check_fingerprints(inputs, record["input_crc32c"], self.dataset.ids[rows])
         self._check_labels(record["label"], rows)
         stored = {spec.name: torch.from_numpy(record[spec.name]) for spec in encodings.arrays(self._spec)}

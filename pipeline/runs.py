@@ -1,8 +1,8 @@
-"""A run folder: one network trained once, resumable at every epoch, with all that is needed to believe it.
+"""A run folder: one network trained once, resumable at every step, with all that is needed to believe it.
 
 config.toml             the experiment with this run alone in it: training it again gives the same network
 metrics.jsonl           a line an epoch
-checkpoint.pt           the state after the last epoch, while the run is not done
+checkpoint.pt           the state after some step, while the run is not done
 metrics.json            the result; its presence says that the run is done
 student.safetensors     the weights
 curve.png               loss and accuracy by epoch
@@ -10,26 +10,20 @@ curve.png               loss and accuracy by epoch
 
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config import Training, ViewSettings
-from pipeline.datasets import Dataset
 from pipeline.errors import CorruptError, MismatchError, TrainingError
 from pipeline.models import count_parameters
-from pipeline.reader import Reader
-from pipeline.seeds import seed_of
 from pipeline.store.files import make_directory, read, remove, write_durably
-from pipeline.training import Learner, Loss, accuracy, batches, epoch_order, predictor, run_epoch, start, try_out
 from pipeline.weights import file_digest, save_state
 
 Metrics = dict[str, Any]
@@ -41,13 +35,15 @@ CONFIG, LINES, CHECKPOINT, METRICS, CURVE = (
     "metrics.json",
     "curve.png",
 )
+STATE = ("learner", "history", "epoch")
 
 
 @dataclass(frozen=True)
 class Run:
     """What a run is made of.
 
-    `identity` is what decides its outcome, as plain JSON: a folder whose identity differs is another run's.
+    `identity` is what decides its outcome, as plain JSON: a folder whose identity differs is another run's. `facts` are
+    kept with its metrics.
     """
 
     folder: Path
@@ -57,6 +53,7 @@ class Run:
     settings: Training
     views: ViewSettings
     seed: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def begun(self) -> bool:
@@ -69,24 +66,6 @@ class Run:
         if self.begun:
             for path in (self.weights, *(self.folder / name for name in (CONFIG, LINES, CURVE, METRICS, CHECKPOINT))):
                 remove(path)
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Who learns, from what, told how, and what it is tested on."""
-
-    build: Callable[[], torch.nn.Module]
-    reader: Reader
-    loss: Loss
-    test: Dataset | None
-
-
-@dataclass(frozen=True)
-class Watch:
-    """How a run reports and is asked to stop, after each epoch."""
-
-    stopped: Callable[[], bool]
-    progress: Callable[[int, Metrics], object]
 
 
 class _Finished(BaseModel):
@@ -113,7 +92,7 @@ def finished(run: Run) -> Metrics | None:
     """
     metrics = _metrics(run.folder, run.weights) if run.weights.exists() else None
     if metrics is None:
-        _checkpoint(run)  # a run half done is refused as early as one that is done
+        saved_state(run)  # a run half done is refused as early as one that is done
     else:
         _check_identity(run, metrics["identity"])
         if metrics["weights_sha256"] != file_digest(run.weights):
@@ -147,61 +126,27 @@ def _metrics(folder: Path, weights: Path) -> Metrics | None:
         ) from None
 
 
-def train(run: Run, lesson: Lesson, facts: Mapping[str, Any], watch: Watch) -> Metrics | None:
-    """Train to the end, from the last checkpoint if there is one; `facts` are kept with the metrics.
+def begin(run: Run) -> None:
+    """Make the folder of a run, with the experiment that makes it again."""
+    make_directory(run.folder)
+    write_durably(run.folder / CONFIG, [run.config.encode()])
 
-    Returns:
-        The metrics, or None if asked to stop before the end; the same call goes on from the last whole epoch.
+
+def saved_state(run: Run) -> dict[str, Any] | None:
+    """What `save_progress` kept of a run that is not done; None if nothing.
 
     Raises:
-        MismatchError: the folder holds another run, or one of a network that was built otherwise.
+        MismatchError: the folder holds another run.
         CorruptError: its checkpoint is damaged.
 
     """
-    make_directory(run.folder)
-    saved = _checkpoint(run)
-    write_durably(run.folder / CONFIG, [run.config.encode()])
-    torch.manual_seed(seed_of("weights", run.seed))
-    network, length, size = lesson.build(), len(lesson.reader), run.settings.batch_size
-    learner = start(network, run.settings, run.views, run.settings.epochs * len(batches(np.arange(length), size)))
-    try_out(learner, lesson.reader.dataset)
-    history: list[Metrics] = []
-    if saved:
-        _go_on(run, learner, saved["learner"])
-        history = saved["history"]
-    for epoch in range(len(history), run.settings.epochs):
-        line = _epoch(run, lesson, learner, epoch, watch.stopped)
-        if line is None:
-            return None
-        history.append(line)
-        _save_progress(run, {"learner": learner.state(), "history": history, "identity": run.identity})
-        watch.progress(length, line)
-    return _finish(run, network, history, {**_told(lesson.reader), **facts})
-
-
-def _epoch(run: Run, lesson: Lesson, learner: Learner, epoch: int, stopped: Callable[[], bool]) -> Metrics | None:
-    """An epoch's line of metrics; None if asked to stop: half an epoch is dropped, as runs go on from a whole one."""
-    begun, rate = perf_counter(), learner.schedule.get_last_lr()[0]
-    cut = batches(epoch_order(lesson.reader.usable, len(lesson.reader), run.seed, epoch), run.settings.batch_size)
-    data = (lesson.reader.__getitems__(rows) for rows in cut if not stopped())
-    losses = run_epoch(learner, data, lesson.loss, run.seed, epoch)
-    if stopped():
-        return None
-    line: Metrics = {"epoch": epoch + 1, "learning_rate": rate}
-    line["loss"] = float(np.average(losses, weights=[rows.size for rows in cut]))
-    if lesson.test is not None:
-        line["test_accuracy"] = accuracy(predictor(learner), lesson.test, 4 * run.settings.batch_size)
-    return {**line, "seconds": perf_counter() - begun}
-
-
-def _checkpoint(run: Run) -> dict[str, Any] | None:
     path = run.folder / CHECKPOINT
     data = read(path)
     if data is None:
         return None
     try:
         saved: dict[str, Any] = torch.load(_whole(data), map_location="cpu", weights_only=True)
-        identity, _, _ = (saved[key] for key in ("identity", "learner", "history"))
+        identity, *_ = (saved[key] for key in ("identity", *STATE))
     except Exception as error:  # whatever is in it, it is not what was written
         raise CorruptError(
             f"{path} is damaged ({type(error).__name__}: {error}). Delete it and run the same command again: it "
@@ -219,32 +164,23 @@ def _whole(data: bytes) -> BytesIO:
     return BytesIO(data)
 
 
-def _go_on(run: Run, learner: Learner, state: dict[str, Any]) -> None:
-    try:
-        learner.load_state(state)
-    except (RuntimeError, ValueError, KeyError) as error:
-        first = " ".join(" ".join(str(error).splitlines()[:2]).split())
-        raise MismatchError(
-            f"{run.folder / CHECKPOINT} is of another network than is built now ({first}), and of the same settings: "
-            "the code that builds it has changed. Put the code back, or start the run over with --restart."
-        ) from error
-
-
-def _save_progress(run: Run, state: dict[str, Any]) -> None:
+def save_progress(run: Run, state: Mapping[str, Any]) -> None:
+    """Make a run's state durable, each of `STATE` under its name, and a line for each epoch done."""
     # The checkpoint last: killed in between, the epoch is done again, and its line is written again with it.
     lines = "".join(json.dumps(line) + "\n" for line in state["history"])
     write_durably(run.folder / LINES, [lines.encode()])
     buffer = BytesIO()
-    torch.save(state, buffer)
+    torch.save({**state, "identity": run.identity}, buffer)
     write_durably(run.folder / CHECKPOINT, [buffer.getbuffer()])
 
 
-def _told(reader: Reader) -> Metrics:
-    """How many labels of either kind a network learns from."""
-    return {"true_labels": int((reader.labels_N >= 0).sum()), "soft_labels": len(reader) if reader.cache else 0}
+def finish(run: Run, network: torch.nn.Module, history: Sequence[Metrics]) -> Metrics:
+    """Keep the weights, the curve and the metrics of a run, given a line for each epoch.
 
+    Raises:
+        TrainingError: a weight is not finite.
 
-def _finish(run: Run, network: torch.nn.Module, history: list[Metrics], facts: Mapping[str, Any]) -> Metrics:
+    """
     state = network.state_dict()
     if broken := [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
         raise TrainingError(
@@ -255,7 +191,7 @@ def _finish(run: Run, network: torch.nn.Module, history: list[Metrics], facts: M
         "test_accuracy": history[-1].get("test_accuracy"),
         "parameters": count_parameters(network),
         "seconds": sum(line["seconds"] for line in history),
-        **facts,
+        **run.facts,
         "weights_sha256": file_digest(run.weights),
         "identity": dict(run.identity),
     }
@@ -278,7 +214,7 @@ def _check_identity(run: Run, found: Mapping[str, Any]) -> None:
         )
 
 
-def _curve(history: list[Metrics]) -> bytes:
+def _curve(history: Sequence[Metrics]) -> bytes:
     """A PNG of loss and test accuracy by epoch."""
     from matplotlib.figure import Figure  # noqa: PLC0415  # slow to import, and needed once a run
 

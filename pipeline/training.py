@@ -13,13 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.classification import MulticlassAccuracy
 
+from pipeline.ahead import ahead
 from pipeline.config import Training, ViewSettings
 from pipeline.datasets import Dataset
 from pipeline.devices import autocast, pick_device, place
 from pipeline.errors import DatasetError, TrainingError
-from pipeline.labels import DenseLabels, SoftLabels, SparseLabels
-from pipeline.reader import Batch, Rows
-from pipeline.seeds import generator, seed_of
+from pipeline.labels import SoftLabels
+from pipeline.ranks import ALONE, Ranks
+from pipeline.reader import Batch
+from pipeline.seeds import seed_of
 from pipeline.views import network_input
 
 Loss = Callable[[torch.Tensor, torch.Tensor, SoftLabels | None], torch.Tensor]
@@ -50,26 +52,13 @@ def rate_factor(settings: Training, step: int, steps: int) -> float:
     return SCHEDULES[settings.schedule]((step - warm) / max(1, steps - warm))
 
 
-def epoch_order(usable: Rows, length: int, seed: int, epoch: int) -> Rows:
-    """The rows of an epoch, `[length]`: the usable ones shuffled, again and again until the epoch is full.
-
-    An epoch is as long for a student that sees few samples as for one that sees all, so the number of steps is equal.
-    """
-    dice = generator("order", seed, epoch)
-    rounds = [dice.permutation(usable) for _ in range(math.ceil(length / usable.size))]
-    return np.concatenate(rounds)[:length]
-
-
-def batches(rows: Rows, batch_size: int) -> list[Rows]:
-    """Rows cut into batches. A single row left over joins the last one: batch norm cannot learn from one row."""
-    return np.split(rows, range(batch_size, rows.size - (batch_size > 1), batch_size))
-
-
 @dataclass(frozen=True)
 class Learner:
-    """A network being trained, with the state of its optimisation."""
+    """A network being trained, with the state of its optimisation; `shared` is the same one, trained by all ranks."""
 
     network: torch.nn.Module
+    shared: torch.nn.Module
+    ranks: Ranks
     settings: Training
     views: ViewSettings
     device: torch.device
@@ -95,37 +84,31 @@ class Learner:
 _PARTS = ("network", "optimizer", "schedule", "scaler")
 
 
-def start(network: torch.nn.Module, settings: Training, views: ViewSettings, steps: int) -> Learner:
+def start(
+    network: torch.nn.Module, settings: Training, views: ViewSettings, steps: int, ranks: Ranks = ALONE
+) -> Learner:
     """A learner at its first step, on its device."""
     device = pick_device(settings.device)
     place(network, device, channels_last=settings.channels_last)
     optimizer = OPTIMIZERS[settings.optimizer](network.parameters(), settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(settings, step, steps))
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
-    return Learner(network, settings, views, device, optimizer, schedule, scaler)
+    return Learner(network, ranks.share(network, device), ranks, settings, views, device, optimizer, schedule, scaler)
 
 
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """The same batch on a device."""
-    return Batch(batch.inputs_NX.to(device), batch.labels_N.to(device), _soft_on(batch.soft, device))
+def step(learner: Learner, batch: Batch, loss: Loss, rows: int | None = None) -> torch.Tensor:
+    """One step of optimisation on a batch on the learner's device; the mean loss before it, still on the device.
 
-
-def _soft_on(soft: SoftLabels | None, device: torch.device) -> SoftLabels | None:
-    if not isinstance(soft, DenseLabels | SparseLabels):
-        return None
-    moved = {name: value.to(device) for name, value in vars(soft).items() if isinstance(value, torch.Tensor)}
-    return type(soft)(**{**vars(soft), **moved})
-
-
-def step(learner: Learner, batch: Batch, loss: Loss) -> float:
-    """One step of optimisation on a batch; the mean loss before it."""
-    batch = on_device(batch, learner.device)
+    Among ranks, `rows` is what all of them have of the batch: the gradient is then that of its mean over all rows, and
+    what is returned is a rank's part of that mean, times the number of ranks.
+    """
     inputs = learner.input(batch.inputs_NX)
     with autocast(learner.device, learner.settings.precision):
-        logits = learner.network(inputs)
+        logits = learner.shared(inputs)
     if not isinstance(logits, torch.Tensor):
         raise TypeError(f"in training the network answers {type(logits).__name__}, and a tensor of logits is needed")
-    mean = loss(logits.float(), batch.labels_N, batch.soft).mean()
+    losses_N = loss(logits.float(), batch.labels_N, batch.soft)
+    mean = losses_N.sum() * (learner.ranks.world / (rows or len(losses_N)))
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
     if learner.settings.clip_norm is not None:
@@ -136,33 +119,74 @@ def step(learner: Learner, batch: Batch, loss: Loss) -> float:
     learner.scaler.update()
     if learner.scaler.get_scale() >= scale:  # else float16 overflowed, and the optimizer did not step either
         learner.schedule.step()
-    return mean.item()
+    return mean.detach()
+
+
+@dataclass
+class Epoch:
+    """One learner's way through an epoch, from any step of it.
+
+    Every step draws dropout from a seed of its own, so nothing but the learner's state and this has to be kept to go
+    on. A step's loss is read while the next one runs: a GPU then never waits for the question.
+    """
+
+    learner: Learner
+    loss: Loss
+    seed: int
+    number: int  # of the epoch, from 0
+    steps: int = 0  # done
+    rows: int = 0  # of the steps whose loss is read, over all ranks
+    total: float = 0.0  # of the losses of these rows, those of this rank alone
+    _unread: tuple[torch.Tensor, int] | None = None
+
+    def learn(self, batch: Batch, rows: int | None = None) -> float | None:
+        """Take a step on this rank's share of `rows`; the mean loss of the one before.
+
+        Raises:
+            TrainingError: a step fails, or the loss of the one before is not finite.
+
+        """
+        rows = rows or len(batch.inputs_NX)
+        torch.manual_seed(seed_of("step", self.seed, self.number, self.steps, self.learner.ranks.rank))
+        if not self.learner.network.training:
+            self.learner.shared.train()
+        try:
+            mean = step(self.learner, batch, self.loss, rows)
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:  # the user's network
+            raise TrainingError(
+                f"Step {self.steps + 1} of epoch {self.number + 1} failed on inputs of shape "
+                f"{list(batch.inputs_NX.shape)}: {type(error).__name__}: {error}. Mend the model or its options; if "
+                "memory ran out, lower batch_size, or train fewer students at once."
+            ) from error
+        before = self.settle()
+        self.steps += 1
+        self._unread = mean, rows
+        return before
+
+    def settle(self) -> float | None:
+        """Wait for the last step; its mean loss, once.
+
+        Raises:
+            TrainingError: it is not finite.
+
+        """
+        if self._unread is None:
+            return None
+        mean, rows, self._unread = self._unread[0].item(), self._unread[1], None
+        if not math.isfinite(mean):
+            raise TrainingError(
+                f"Training diverged: the loss of step {self.steps} of epoch {self.number + 1} is {mean}. "
+                "Lower learning_rate, or set clip_norm."
+            )
+        self.rows, self.total = self.rows + rows, self.total + mean * rows / self.learner.ranks.world
+        return mean
 
 
 def run_epoch(learner: Learner, data: Iterable[Batch], loss: Loss, seed: int, epoch: int) -> list[float]:
-    """Every step of an epoch; the loss of each. Dropout draws from the epoch's own seed, also when resumed.
-
-    Raises:
-        TrainingError: a step fails, or its loss is not finite.
-
-    """
-    torch.manual_seed(seed_of("epoch", seed, epoch))
-    learner.network.train()
-    losses = []
-    for batch in data:
-        try:
-            losses.append(step(learner, batch, loss))
-        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:  # the user's network
-            raise TrainingError(
-                f"Step {len(losses) + 1} of epoch {epoch + 1} failed on inputs of shape {list(batch.inputs_NX.shape)}: "
-                f"{type(error).__name__}: {error}. Mend the model or its options; if memory ran out, lower batch_size."
-            ) from error
-        if not math.isfinite(losses[-1]):
-            raise TrainingError(
-                f"Training diverged: the loss of step {len(losses)} of epoch {epoch + 1} is {losses[-1]}. "
-                "Lower learning_rate, or set clip_norm."
-            )
-    return losses
+    """Every step of an epoch by itself; the loss of each. Raises as `Epoch.learn`."""
+    way = Epoch(learner, loss, seed, epoch)
+    losses = [way.learn(batch.to(learner.device)) for batch in data]
+    return [loss for loss in (*losses, way.settle()) if loss is not None]
 
 
 def predictor(learner: Learner) -> Callable[[NDArray[np.generic]], torch.Tensor]:
@@ -210,7 +234,10 @@ def accuracy(predict: Callable[[NDArray[np.generic]], torch.Tensor], dataset: Da
         raise DatasetError(
             "[test] has no true labels, so accuracy cannot be measured on it. Give it labels or leave it out."
         )
-    right = MulticlassAccuracy(dataset.classes, average="micro")
-    for rows in batches(np.flatnonzero(dataset.labels >= 0), batch_size):
-        right.update(predict(dataset.inputs(rows)).cpu(), torch.from_numpy(dataset.labels[rows]))
+    # One rank tests, alone: it must not wait for the others to add what they have counted.
+    right = MulticlassAccuracy(dataset.classes, average="micro", sync_on_compute=False)
+    labelled = np.flatnonzero(dataset.labels >= 0)
+    cut = (labelled[start : start + batch_size] for start in range(0, labelled.size, batch_size))
+    for rows, inputs in ahead(cut, lambda rows: (rows, dataset.inputs(rows)), 1):
+        right.update(predict(inputs).cpu(), torch.from_numpy(dataset.labels[rows]))
     return float(right.compute())

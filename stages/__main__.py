@@ -63,7 +63,10 @@ def _load(config: Path, overrides: tuple[str, ...]) -> "Experiment":
 
 
 def _finish(report: "Report", *, as_json: bool) -> None:
-    click.echo(json.dumps(report.facts, default=str) if as_json else report.text)
+    from stages.report import reports
+
+    if reports():
+        click.echo(json.dumps(report.facts, default=str) if as_json else report.text)
     sys.exit(report.exit_code)
 
 
@@ -133,7 +136,9 @@ def train(
 ) -> None:
     """Stage two: train students from the label cache, without the teacher.
 
-    Ends with a table of the students, their baselines and the teacher. A run that is done is not done again.
+    Students that see the same rows (seed, batch size) share one walk over the dataset. Ends with a table of them, their
+    baselines and the teacher. A run that is done is not done again. For several devices:
+    torchrun --nproc-per-node N -m stages train CONFIG, where batch_size counts the rows of all.
     """
     from stages.train_student import train_students
 

@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import JsonValue
 
 from pipeline.runs import Metrics
+from pipeline.store.documents import Seal
 from pipeline.store.mapped import LabelCache
 from pipeline.store.writer import human
-from stages.report import Report, duration, table
+from stages.report import Report, counted, duration, table
 
 HEADER = ["", "test accuracy", "parameters", "time", "true labels", "soft labels"]
 NONE = "-"
@@ -37,8 +38,26 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
             f"Label cache: {path}, {human(seal.bytes)} for {seal.rows:,} samples "
             f"({seal.bytes / seal.rows:.1f} bytes each), asked of the teacher once in {duration(seal.made.seconds)}."
         )
+        if worth := _worth(seal, results):
+            facts["break_even"], line = worth
+            lines.append(line)
         facts["cache"] = {"path": path, "cache_id": seal.cache_id, "bytes": seal.bytes, "about": seal.about}
     return Report(facts, "\n".join([table(HEADER, rows), "", *lines, f"Runs: {runs}"]))
+
+
+def _worth(seal: Seal, results: Mapping[str, Sequence[Metrics]]) -> tuple[dict[str, float], str] | None:
+    """How many students pay for the cache, against a teacher that is asked anew in every epoch of each of them."""
+    epochs = [int(m["identity"]["epochs"]) for each in results.values() for m in each if m["soft_labels"]]
+    if not epochs:
+        return None
+    once, a_pass = seal.made.seconds, seal.made.seconds / seal.views
+    in_the_loop = mean(epochs) * a_pass
+    students, saved = once / in_the_loop if in_the_loop else 1.0, sum(epochs) * a_pass - once
+    facts = {"students": students, "in_the_loop_seconds_a_student": in_the_loop, "saved_seconds": saved}
+    return facts, (
+        f"Break-even: {students:.2g} students. In the loop, the teacher would take {duration(in_the_loop)} of each "
+        f"({mean(epochs):g} epochs); these {counted(len(epochs), 'run')} saved {duration(max(0.0, saved))}."
+    )
 
 
 def _student(name: str, results: Sequence[Metrics]) -> list[str]:

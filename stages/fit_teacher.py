@@ -3,18 +3,20 @@
 import torch
 
 from pipeline.config import Experiment, Training, dump
+from pipeline.course import Lesson, Watch, teach
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError, TeacherError
 from pipeline.job import content_of
 from pipeline.labels import SoftLabels
 from pipeline.losses import cross_entropy
 from pipeline.models import build
+from pipeline.ranks import Ranks, joined
 from pipeline.reader import Reader
-from pipeline.runs import Lesson, Metrics, Run, Watch, finished, train
+from pipeline.runs import Metrics, Run, finished
 from stages.bars import bar
 from stages.report import Report, duration
 from stages.signals import stop_on_signals
-from stages.sources import open_source, open_test
+from stages.sources import open_source, open_test, readers
 
 
 def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
@@ -24,7 +26,7 @@ def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
         TeacherError: no checkpoint, and no `[teacher.fit]` to make one.
         ConfigError: the checkpoint is to be trained, and its name does not end in .safetensors.
         MismatchError: the checkpoint was trained with other settings.
-        StoppedError: asked to stop; the last whole epoch is kept.
+        StoppedError: asked to stop; every step is kept.
 
     """
     teacher = experiment.teacher
@@ -37,13 +39,15 @@ def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
         )
     dataset = open_source(experiment.dataset)
     run = _run(experiment, teacher.fit, dataset)
-    if restart:
-        run.clear()
-    metrics = finished(run)
-    if metrics is None and teacher.checkpoint.is_file() and not run.begun:
-        return Report({"checkpoint": str(teacher.checkpoint)}, f"The teacher is there: {teacher.checkpoint}.")
-    title = "trained already" if metrics else "trained"
-    metrics = metrics or _fit(experiment, run, dataset, restart=restart)
+    with joined() as ranks:
+        if restart and ranks.leads:
+            run.clear()
+        ranks.wait()
+        metrics = finished(run)
+        if metrics is None and teacher.checkpoint.is_file() and not run.begun:
+            return Report({"checkpoint": str(teacher.checkpoint)}, f"The teacher is there: {teacher.checkpoint}.")
+        title = "trained already" if metrics else "trained"
+        metrics = metrics or _fit(experiment, run, dataset, ranks, restart=restart)
     reached = "" if metrics["test_accuracy"] is None else f"; test accuracy {100 * metrics['test_accuracy']:.2f} %"
     return Report(
         {"checkpoint": str(teacher.checkpoint), **metrics},
@@ -71,7 +75,7 @@ def _run(experiment: Experiment, settings: Training, dataset: Dataset) -> Run:
     return Run(folder, teacher.checkpoint, identity, dump(experiment), settings, views, settings.seed)
 
 
-def _fit(experiment: Experiment, run: Run, dataset: Dataset, *, restart: bool) -> Metrics:
+def _fit(experiment: Experiment, run: Run, dataset: Dataset, ranks: Ranks, *, restart: bool) -> Metrics:
     def network() -> torch.nn.Module:
         return build(experiment.teacher.model, experiment.teacher.options, dataset.input_shape, dataset.classes or 0)
 
@@ -80,9 +84,9 @@ def _fit(experiment: Experiment, run: Run, dataset: Dataset, *, restart: bool) -
 
     test = open_test(experiment, dataset)
     with stop_on_signals() as stop, bar("teacher", run.settings.epochs * len(dataset)) as rows:
-        metrics = train(
-            run, Lesson(network, Reader(dataset), loss, test), {}, Watch(stop, lambda done, _: rows.update(done))
-        )
+        watch, workers = Watch(stop, rows.update), readers(experiment)
+        lesson = Lesson(network, loss, soft=False, test=test)
+        (metrics,) = teach([(run, lesson)], Reader(dataset), watch, workers, ranks)
     if metrics is None:
-        raise stop.error("The last whole epoch is kept.", restart=restart)
+        raise stop.error("Every step is kept.", restart=restart)
     return metrics

@@ -6,14 +6,17 @@ from typing import Any
 
 from pipeline import encodings
 from pipeline.config import Experiment
+from pipeline.executors import EXECUTORS
 from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
 from pipeline.losses import LOSSES
+from pipeline.store.layout import Shard
 from pipeline.store.writer import free_bytes, human, missing_shards
 from stages.report import Report, counted, duration
 from stages.soft_labels import asked, disk_bytes, teacher_of
+from stages.sources import readers
 
-MEASURED_BATCHES = 3
+MEASURED_BATCHES = 4
 
 
 def plan(experiment: Experiment) -> Report:
@@ -26,7 +29,7 @@ def plan(experiment: Experiment) -> Report:
     dataset, spec, job = asked(experiment)
     missing = missing_shards(experiment.cache.path, job)
     rows = sum(shard.rows for shard in missing)
-    speed = _rows_a_second(Labeller(dataset, teacher_of(experiment, dataset), spec))
+    speed = _rows_a_second(Labeller(dataset, teacher_of(experiment, dataset), spec), readers(experiment))
     facts = {
         "cache": str(experiment.cache.path),
         "rows": job.rows,
@@ -59,17 +62,15 @@ def _plan_text(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _rows_a_second(labeller: Labeller) -> float:
-    """Measured on a few real batches, after one to warm up."""
-    rows = len(labeller.dataset)
-    starts = [start % rows for start in range(0, (MEASURED_BATCHES + 1) * labeller.batch_size, labeller.batch_size)]
-    labeller.label(labeller.load(0, min(rows, labeller.batch_size)))
-    begun, done = perf_counter(), 0
-    for start in starts[1:]:
-        batch = labeller.load(start, min(rows, start + labeller.batch_size))
-        labeller.label(batch)
-        done += len(batch.ids)
-    return done / (perf_counter() - begun)
+def _rows_a_second(labeller: Labeller, workers: int) -> float:
+    """Measured on a few real batches, run as stage one runs them but for the writing, after one to warm up."""
+    first = Shard(0, 0, 0, min(len(labeller.dataset), MEASURED_BATCHES * labeller.batch_size))
+    labeller.label(labeller.load(0, min(first.rows, labeller.batch_size)))
+    begun = perf_counter()
+    EXECUTORS["inline"](
+        [first], labeller, lambda *_: None, stopped=lambda: False, progress=lambda _: None, workers=workers
+    )
+    return first.rows / (perf_counter() - begun)
 
 
 def _losses_served(spec: LabelSpec) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What a program says at its end: facts for machines, text for people."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         )
         for line in lines
     )
+
+
+def reports() -> bool:
+    """Whether this process speaks for all: of those that `torchrun` started, the first."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
 
 
 def counted(count: int, noun: str) -> str:

@@ -24,9 +24,9 @@ class Stop:
 
     def error(self, kept: str, *, restart: bool = False) -> StoppedError:
         """The error to end with, given what is kept, and whether the command began by throwing away what there was."""
-        assert self.asked is not None
+        asked = self.asked or signal.SIGTERM  # where another rank was asked, and told this one
         again = "Run the same command again, without --restart, to go on." if restart else AGAIN
-        return StoppedError(f"Stopped by {self.asked.name}. {kept} {again}", EXIT_CODES[self.asked])
+        return StoppedError(f"Stopped by {asked.name}. {kept} {again}", EXIT_CODES[asked])
 
 
 @contextmanager

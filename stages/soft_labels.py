@@ -28,7 +28,7 @@ from pipeline.training import accuracy
 from stages.bars import bar
 from stages.report import Report, counted, duration
 from stages.signals import stop_on_signals
-from stages.sources import open_source, open_test
+from stages.sources import open_source, open_test, readers
 
 BLOCK_BYTES = 4096  # what a file takes on disk is a multiple of this, nearly everywhere
 
@@ -60,7 +60,7 @@ def generate(experiment: Experiment) -> Report:
     with CacheWriter.open(path, job, _tools(teacher)) as writer:
         plan = writer.missing()
         begun = perf_counter()
-        _run(writer, plan, labeller)
+        _run(writer, plan, labeller, readers(experiment))
         seconds = perf_counter() - begun
         seal = writer.seal(_about(teacher, test))
     made = sum(shard.rows for shard in plan)
@@ -87,10 +87,12 @@ def asked(experiment: Experiment) -> tuple[Dataset, LabelSpec, Job]:
     return dataset, spec, job_of(experiment, dataset, spec)
 
 
-def _run(writer: CacheWriter, plan: list[Shard], labeller: Labeller) -> None:
+def _run(writer: CacheWriter, plan: list[Shard], labeller: Labeller, workers: int) -> None:
     rows = writer.job.rows * writer.job.view_count
     with stop_on_signals() as stop, bar("labels", rows, rows - sum(shard.rows for shard in plan)) as progress:
-        whole = EXECUTORS["inline"](plan, labeller, writer.commit, stopped=stop, progress=progress.update)
+        whole = EXECUTORS["inline"](
+            plan, labeller, writer.commit, stopped=stop, progress=progress.update, workers=workers
+        )
     if not whole:
         done = writer.job.layout.shards - len(writer.missing())
         raise stop.error(f"{done:,} of {writer.job.layout.shards:,} shards are done and kept.")

@@ -1,5 +1,6 @@
 """Opens the datasets that an experiment names."""
 
+from pipeline.ahead import loaders
 from pipeline.config import AnySource, Experiment
 from pipeline.datasets import Dataset, open_dataset
 from pipeline.errors import DatasetError
@@ -36,6 +37,12 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
             "[test] has no true labels, so nothing can be measured on it. Give it labels, or leave [test] out."
         )
     return test
+
+
+def readers(experiment: Experiment) -> int:
+    """How many threads read its dataset; the user's own code is called by one, unless they say that it bears more."""
+    own = ":" in experiment.dataset.kind
+    return loaders(experiment.loading.workers or (1 if own else None))
 
 
 def contents(experiment: Experiment, dataset: Dataset, test: Dataset | None) -> dict[str, str | None]:

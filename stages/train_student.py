@@ -11,20 +11,22 @@ import torch
 
 from pipeline import encodings
 from pipeline.config import Experiment, Student, dump
+from pipeline.course import Lesson, Watch, classes, teach
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError
 from pipeline.job import check_made_for
 from pipeline.labels import SoftLabels
 from pipeline.losses import LOSSES, named
 from pipeline.models import build
+from pipeline.ranks import Ranks, joined
 from pipeline.reader import Reader, few_labels, label_spec
-from pipeline.runs import Lesson, Metrics, Run, Watch, finished, train
+from pipeline.runs import Metrics, Run, finished
 from pipeline.store.mapped import LabelCache
 from stages.bars import bar
 from stages.comparison import compare
 from stages.report import Report
 from stages.signals import stop_on_signals
-from stages.sources import contents, open_source, open_test
+from stages.sources import contents, open_source, open_test, readers
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class School:
     contents: dict[str, str | None]
     cache: LabelCache | None
     runs: Path
+    ranks: Ranks
 
 
 def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, restart: bool) -> Report:
@@ -46,7 +49,7 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
         ConfigError: an unknown student or loss, or a temperature that the cache cannot serve.
         IncompleteError: the cache has no seal.
         MismatchError: the cache was made for another experiment, or a run folder holds another run.
-        StoppedError: asked to stop; the last whole epoch is kept.
+        StoppedError: asked to stop; every step is kept.
 
     """
     chosen = _with_baselines(experiment, names)
@@ -59,8 +62,10 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
         for name in chosen:
             losses[name].check(encodings.temperatures(label_spec(cache)), experiment.students[name].temperature)
     test = open_test(experiment, dataset)
-    school = School(experiment, dataset, test, contents(experiment, dataset, test), cache, runs)
-    results = _train_all(school, {name: experiment.students[name] for name in chosen}, restart=restart)
+    known = contents(experiment, dataset, test)
+    with joined() as ranks:
+        school = School(experiment, dataset, test, known, cache, runs, ranks)
+        results = _train_all(school, {name: experiment.students[name] for name in chosen}, restart=restart)
     return compare(results, cache, len(test or ()), runs)
 
 
@@ -78,31 +83,36 @@ def _with_baselines(experiment: Experiment, names: Sequence[str]) -> list[str]:
 
 
 def _train_all(school: School, students: dict[str, Student], *, restart: bool) -> dict[str, list[Metrics]]:
-    runs = [
-        (name, _run(school, name, student, seed))
+    entries = [
+        (_run(school, name, student, seed), _lesson(school, student, seed))
         for name, student in students.items()
         for seed in range(student.seed, student.seed + student.repeats)
     ]
     # What can be refused is refused before the first of them has trained for hours.
-    lessons = [_lesson(school, students[name], run.seed) for name, run in runs]
-    for _, run in runs:
-        if restart:
+    groups = classes(entries, school.dataset)
+    if restart and school.ranks.leads:
+        for run, _ in entries:
             run.clear()
-        finished(run)
-    results: dict[str, list[Metrics]] = {name: [] for name in students}
-    total = sum(run.settings.epochs for _, run in runs) * len(school.dataset)
-    with stop_on_signals() as stop, bar("students", total) as progress:
-        watch = Watch(stop, lambda rows, _: progress.update(rows))
-        for (name, run), lesson in zip(runs, lessons, strict=True):
-            if metrics := finished(run):
-                progress.update(run.settings.epochs * len(school.dataset))
-            else:
-                metrics = train(run, lesson, _facts(run), watch)
-            if metrics is None:
-                kept = f"The runs that are done and the last whole epoch of {run.folder} are kept."
-                raise stop.error(kept, restart=restart)
-            results[name].append(metrics)
-    return results
+    school.ranks.wait()
+    results = {run.folder: finished(run) for run, _ in entries}
+    rows = {run.folder: run.settings.epochs * len(school.dataset) for run, _ in entries}
+    done = sum(rows[folder] for folder, metrics in results.items() if metrics)
+    with stop_on_signals() as stop, bar("students", sum(rows.values()), done) as progress:
+        for group in groups:
+            left = [(run, lesson) for run, lesson in group if not results[run.folder]]
+            for (run, _), metrics in zip(left, _teach(school, left, Watch(stop, progress.update)), strict=True):
+                if metrics is None:
+                    raise stop.error(f"Every run in {school.runs} is kept, to the step.", restart=restart)
+                results[run.folder] = metrics
+    return {name: [m for folder, m in results.items() if m and folder.parent.name == name] for name in students}
+
+
+def _teach(school: School, entries: list[tuple[Run, Lesson]], watch: Watch) -> list[Metrics | None]:
+    """A class's walk over the dataset, with the cache if one of them hears the teacher."""
+    if not entries:
+        return []
+    cache = school.cache if any(lesson.soft for _, lesson in entries) else None
+    return teach(entries, Reader(school.dataset, cache), watch, readers(school.experiment), school.ranks)
 
 
 def _run(school: School, name: str, student: Student, seed: int) -> Run:
@@ -117,14 +127,19 @@ def _run(school: School, name: str, student: Student, seed: int) -> Run:
     }
     folder = school.runs / name / f"seed-{seed}"
     config = dump(school.experiment.model_copy(update={"students": {name: alone}}))
-    return Run(folder, folder / "student.safetensors", identity, config, alone, school.experiment.views, seed)
+    facts = {
+        "cache_id": identity["cache_id"],
+        "seed": seed,
+        "versions": {name: version(name) for name in ("softlabels", "torch", "numpy", "zarr")},
+    }
+    return Run(folder, folder / "student.safetensors", identity, config, alone, school.experiment.views, seed, facts)
 
 
 def _lesson(school: School, student: Student, seed: int) -> Lesson:
-    loss, dataset = LOSSES[student.loss], school.dataset
-    visible = dataset.labels
+    loss, dataset, visible = LOSSES[student.loss], school.dataset, None
     if student.true_labels is not None:
-        visible = few_labels(np.full(len(dataset), -1) if visible is None else visible, student.true_labels, seed)
+        labels = np.full(len(dataset), -1) if dataset.labels is None else dataset.labels
+        visible = few_labels(labels, student.true_labels, seed)
 
     def network() -> torch.nn.Module:
         return build(student.model, student.options, dataset.input_shape, dataset.classes or 0)
@@ -132,14 +147,4 @@ def _lesson(school: School, student: Student, seed: int) -> Lesson:
     def told(logits_NC: torch.Tensor, labels_N: torch.Tensor, soft: SoftLabels | None) -> torch.Tensor:
         return loss.function(logits_NC, labels_N, soft, student.temperature, student.alpha)
 
-    reader = Reader(dataset, school.cache if loss.needs_soft_labels else None, visible)
-    return Lesson(network, reader, told, school.test)
-
-
-def _facts(run: Run) -> dict[str, Any]:
-    """What is kept with the metrics of a run."""
-    return {
-        "cache_id": run.identity["cache_id"],
-        "seed": run.seed,
-        "versions": {name: version(name) for name in ("softlabels", "torch", "numpy", "zarr")},
-    }
+    return Lesson(network, told, loss.needs_soft_labels, school.test, visible)

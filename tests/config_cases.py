@@ -21,6 +21,7 @@ sources = st.one_of(
     st.fixed_dictionaries({"kind": st.just("digits")}, optional={"part": st.sampled_from(["train", "test"]), **said}),
     st.fixed_dictionaries({"kind": st.just("idx"), "inputs": paths}, optional={"labels": paths, **said}),
     st.fixed_dictionaries({"kind": st.just("hdf5"), "path": paths, "inputs": texts}, optional={"ids": texts, **said}),
+    st.fixed_dictionaries({"kind": st.just("npy"), "inputs": paths}, optional={"labels": paths, "ids": paths, **said}),
     st.fixed_dictionaries({"kind": st.just("zarr"), "inputs": paths}, optional={"ids": paths, **said}),
     st.fixed_dictionaries({"kind": st.just("own.data:Set")}, optional={"options": options, **said}),
 )

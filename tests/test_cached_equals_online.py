@@ -5,6 +5,7 @@ Shape legend: N rows, C classes.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,14 @@ from pipeline.labeller import Block, Labeller
 from pipeline.labels import DenseLabels, LabelSpec, SoftLabels
 from pipeline.losses import cross_entropy, kd, kl
 from pipeline.models import build
+from pipeline.order import EpochSampler
 from pipeline.reader import Batch, Reader
 from pipeline.store.layout import Shard
 from pipeline.store.mapped import LabelCache
 from pipeline.store.verify import verify
 from pipeline.store.writer import CacheWriter
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.training import Loss, batches, epoch_order, predictor, run_epoch, start
+from pipeline.training import Loss, predictor, run_epoch, start
 from pipeline.weights import save_state
 
 CLASSES, TEMPERATURE, ALPHA, EPOCHS = 10, 4.0, 0.9, 3
@@ -56,9 +58,10 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, dataset: ArrayDataset) -> 
     torch.manual_seed(0)
     settings = SETTINGS.model_copy(update={"optimizer": "adamw", "learning_rate": 0.02})
     learner = start(build("resnet", options, (1, 8, 8), CLASSES), settings, VIEWS, 5 * 7)
+    order = EpochSampler(len(dataset), 32)
     for epoch in range(5):
-        rows = epoch_order(np.arange(len(dataset)), len(dataset), 0, epoch)
-        read = map(Reader(dataset).__getitems__, batches(rows, 32))
+        order.set_epoch(epoch)
+        read = map(Reader(dataset).__getitems__, order)
         run_epoch(learner, read, lambda logits_NC, labels_N, _: cross_entropy(logits_NC, labels_N), 0, epoch)
     save_state(checkpoint, learner.network.state_dict())
     asked = TeacherSettings(model="resnet", options=options, checkpoint=checkpoint, batch_size=48, device="cpu")
@@ -78,8 +81,8 @@ def caches(tmp_path_factory: pytest.TempPathFactory, dataset: ArrayDataset, teac
 
 def generate(plan: list[Shard], labeller: Labeller, commit: Callable[..., object], batches: float = np.inf) -> bool:
     """A plan through the executor, asked to stop after some batches."""
-    done: list[int] = []
-    return run_inline(plan, labeller, commit, stopped=lambda: len(done) >= batches, progress=done.append)
+    asked = count()
+    return run_inline(plan, labeller, commit, stopped=lambda: next(asked) >= batches, progress=lambda _: None)
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,10 @@ def student(reader: Reader | Told, loss: Loss = told) -> tuple[list[float], torc
     steps = EPOCHS * -(-len(reader) // SETTINGS.batch_size)
     learner = start(build("cnn", {"width": 8}, (1, 8, 8), CLASSES), SETTINGS, VIEWS, steps)
     curve: list[float] = []
+    order = EpochSampler(len(reader), SETTINGS.batch_size, seed=3)
     for epoch in range(EPOCHS):
-        rows = epoch_order(np.arange(len(reader)), len(reader), 3, epoch)
-        curve += run_epoch(learner, map(reader.__getitems__, batches(rows, SETTINGS.batch_size)), loss, 3, epoch)
+        order.set_epoch(epoch)
+        curve += run_epoch(learner, map(reader.__getitems__, order), loss, 3, epoch)
     held_out = from_digits("test")
     with torch.inference_mode():
         return curve, predictor(learner)(held_out.array)

@@ -195,9 +195,9 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, sai
         ("dataset.class_names=ab", "dataset.class_names: found 'ab' (str), expected a list."),
         (
             "dataset=3",
-            "dataset.kind: found 3, expected one of digits, hdf5, idx, zarr, or your own package.module:call",
+            "dataset.kind: found 3, expected one of digits, hdf5, idx, npy, zarr, or your own package.module:call",
         ),
-        ("dataset.kind=idz", "dataset.kind: found 'idz', expected one of digits, hdf5, idx, zarr, or your own package"),
+        ("dataset.kind=idz", "dataset.kind: found 'idz', expected one of digits, hdf5, idx, npy, zarr, or your own"),
         ("dataset.kind=idz", "package.module:callable. Did you mean idx?"),
         ("students.a b.model=mlp", "students.a b: found 'a b' (str), expected a string that should match pattern"),
         ("teacher.options={a = nan}", "teacher.options: expected strings, finite numbers, booleans, lists and tables"),

@@ -1,5 +1,7 @@
 """What the cache stores of a batch: what the teacher says of these inputs, and what ties it to them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,12 @@ from torch import nn
 
 from pipeline.config import TeacherSettings, ViewSettings
 from pipeline.datasets.arrays import ArrayDataset
-from pipeline.errors import TeacherError
-from pipeline.labeller import Labeller
+from pipeline.errors import DatasetError, TeacherError
+from pipeline.executors.inline import run_inline
+from pipeline.labeller import Labeller, Sent
 from pipeline.labels import LabelSpec
 from pipeline.store.documents import ROW_ARRAYS
+from pipeline.store.layout import Layout
 from pipeline.teachers import Teacher
 from pipeline.views import fingerprints
 
@@ -26,10 +30,13 @@ class Linear(nn.Module):
         return inputs.flatten(1)[:, :CLASSES]
 
 
+SETTINGS = TeacherSettings(model="mlp", checkpoint="none.safetensors", batch_size=7)
+TEACHER = Teacher(Linear(), torch.device("cpu"), SETTINGS, VIEWS)
+
+
 def labeller(dataset: ArrayDataset, spec: LabelSpec = DENSE, network: nn.Module | None = None) -> Labeller:
     """With a teacher that was never trained."""
-    settings = TeacherSettings(model="mlp", checkpoint="none.safetensors", batch_size=7)
-    return Labeller(dataset, Teacher(network or Linear(), torch.device("cpu"), settings, VIEWS), spec)
+    return Labeller(dataset, replace(TEACHER, network=network) if network else TEACHER, spec)
 
 
 def test_a_batch_is_stored_with_its_logits_ids_labels_and_fingerprints() -> None:
@@ -70,6 +77,92 @@ def test_logits_that_are_not_finite_are_refused_naming_their_samples() -> None:
     of = labeller(broken)
     with pytest.raises(TeacherError, match=rf"not finite .* for .*\b{dataset.ids[6]}\b"):
         of.label(of.load(5, 9))
+
+
+def test_what_cannot_be_stored_is_found_when_the_result_is_asked_for() -> None:
+    """Looking at it earlier would hold up the launch of the next batch until the device is done with this one."""
+    dataset = samples()
+    broken = ArrayDataset(np.full_like(dataset.array, np.inf), dataset.ids, dataset.labels, CLASSES)
+    of = labeller(broken)
+    pending = of.launch(of.load(0, 4))
+    with pytest.raises(TeacherError, match="not finite"):
+        pending.result()
+
+
+def test_a_label_that_is_no_class_is_refused_before_it_is_sent_to_the_device() -> None:
+    """A gather by it would end a CUDA process; the host sees it without waiting."""
+    dataset = samples()
+    strange = ArrayDataset(dataset.array, dataset.ids, dataset.labels + 1, CLASSES)
+    with pytest.raises(DatasetError, match=r"are not classes: found .*expected 0 to 2"):
+        labeller(strange).load(0, 24)
+
+
+class Recorder:
+    """Stands for a stream, an event or a tensor on a GPU: keeps what is asked of it."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.asked: list[tuple[str, object]] = []
+        self.error = error
+
+    def wait_event(self, event: object) -> None:
+        """Of a stream."""
+        self.asked.append(("wait_event", event))
+
+    def record_stream(self, stream: object) -> None:
+        """Of a tensor."""
+        self.asked.append(("record_stream", stream))
+
+    def synchronize(self) -> None:
+        """Of an event."""
+        self.asked.append(("synchronize", None))
+        if self.error:
+            raise self.error
+
+
+def test_the_device_waits_for_a_batch_on_its_way_and_the_host_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher's stream waits for the copy's event, and keeps the copy's memory from being given away."""
+    stream, event, tensors = Recorder(), Recorder(), (Recorder(), Recorder())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    assert Sent(tensors, event).received() == tensors
+    assert set(stream.asked) == {("wait_event", event)}
+    assert [tensor.asked for tensor in tensors] == [[("record_stream", stream)]] * 2
+    assert event.asked == []
+
+
+def test_a_record_is_not_read_before_it_is_home() -> None:
+    """The host waits for the event of the copy back, in `result` alone."""
+    of, event = labeller(samples()), Recorder()
+    pending = replace(of.launch(of.load(0, 4)), back=event)
+    assert event.asked == []
+    pending.result()
+    assert event.asked == [("synchronize", None)]
+
+
+def test_a_device_that_fails_at_its_work_is_told_as_such() -> None:
+    """A GPU's errors come when its answer is waited for: they name the batch and what to try."""
+    dataset = samples()
+    of = labeller(dataset)
+    pending = replace(of.launch(of.load(5, 9)), back=Recorder(RuntimeError("CUDA error: illegal address")))
+    with pytest.raises(TeacherError, match=rf"4 samples, the first with id {dataset.ids[5]}: CUDA error: illegal addr"):
+        pending.result()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("spec", [DENSE, LabelSpec("topk", CLASSES, "float32", k=2, temperatures=(1.0, 4.0))])
+def test_a_run_on_a_gpu_stores_what_a_run_on_the_cpu_does(spec: LabelSpec) -> None:
+    """However copies, launches and fetches overlap, each row keeps its own answer."""
+    dataset, found = samples(240), {}
+    for device in ("cpu", "cuda"):
+        of = replace(labeller(dataset, spec), teacher=replace(TEACHER, device=torch.device(device)))
+        blocks: list[dict[str, np.ndarray]] = []
+        plan = list(Layout(240, 1, 60, 60).all_shards())
+        keep = lambda _, block, __, blocks=blocks: blocks.append(block)  # noqa: E731 - a commit that keeps
+        assert run_inline(plan, of, keep, stopped=lambda: False, progress=lambda _: None, workers=3)
+        found[device] = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    for name, rows in found["cpu"].items():
+        np.testing.assert_allclose(found["cuda"][name], rows, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from river_cases import CLASSES, DENSE, STEADY, job_for, part_of, samples, told, write_cache
+from torch.utils.data import DataLoader
 
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.errors import CorruptError, DatasetError, MismatchError
 from pipeline.labels import ArraySpec, LabelSpec, SparseLabels
-from pipeline.reader import UNLABELLED, Batch, Reader, few_labels, label_spec
+from pipeline.reader import UNLABELLED, Batch, Reader, collate, few_labels, label_spec
 from pipeline.store.documents import Job
 from pipeline.store.mapped import LabelCache
 
@@ -170,32 +171,42 @@ def test_a_label_that_the_cache_does_not_know_is_no_other_label(tmp_path: Path) 
         Reader(relabelled(labels), cache).__getitems__(range(24))
 
 
-def test_without_a_cache_only_labelled_samples_are_of_use() -> None:
-    """A sample without any label teaches nothing; with a cache the teacher has spoken of each."""
+def test_without_a_cache_a_batch_has_true_labels_alone() -> None:
+    """-1 where a sample has none, and where the dataset has none at all."""
     labels = np.array([1, UNLABELLED, 0, UNLABELLED])
-    reader = Reader(ArrayDataset(np.zeros((4, 2)), np.arange(4), labels, CLASSES))
-    assert reader.usable.tolist() == [0, 2]
-    batch = reader.__getitems__([2, 1])
-    assert (batch.labels_N.tolist(), batch.soft) == ([0, UNLABELLED], None)
+    batch = Reader(ArrayDataset(np.zeros((4, 2)), np.arange(4), labels, CLASSES)).__getitems__([2, 1])
+    assert (batch.labels_N.tolist(), batch.soft, batch.rows.tolist()) == ([0, UNLABELLED], None, [2, 1])
+    bare = Reader(ArrayDataset(np.zeros((4, 2)), np.arange(4), None, CLASSES)).__getitems__([2, 1])
+    assert bare.labels_N.tolist() == [UNLABELLED] * 2
 
 
-def test_with_a_cache_every_sample_is_of_use_and_hidden_labels_stay_hidden(cache: LabelCache) -> None:
-    """`visible_N` decides what a student is told of the truth; without any truth it is told none."""
-    dataset = samples()
-    visible = np.full(24, UNLABELLED)
-    visible[7] = dataset.labels[7]
-    reader = Reader(dataset, cache, visible)
-    assert reader.usable.tolist() == list(range(24))
-    assert reader.__getitems__([6, 7]).labels_N.tolist() == [UNLABELLED, dataset.labels[7]]
-    untold = ArrayDataset(dataset.array, dataset.ids, None, CLASSES)
-    assert Reader(untold, cache).__getitems__([6, 7]).labels_N.tolist() == [UNLABELLED] * 2
+def test_one_row_is_a_batch_of_one(cache: LabelCache) -> None:
+    """A loader may ask for single rows too."""
+    reader = Reader(samples(), cache)
+    one, many = reader[5], reader.__getitems__([5])
+    assert torch.equal(one.inputs_NX, many.inputs_NX)
+    assert torch.equal(one.soft.logits_NC, many.soft.logits_NC)
 
 
-@pytest.mark.parametrize("labels", [None, np.full(2, UNLABELLED)])
-def test_nothing_to_learn_from_is_refused(labels: np.ndarray | None) -> None:
-    """No cache and no label."""
-    with pytest.raises(DatasetError, match=r"nothing to learn from: .* no true labels, and no cache was given"):
-        Reader(ArrayDataset(np.zeros((2, 2)), np.arange(2), labels, CLASSES))
+def test_a_batch_moves_as_one(cache: LabelCache) -> None:
+    """Law: to a device and back, every tensor in it, soft labels too, and nothing is lost."""
+    batch = Reader(samples(), cache).__getitems__([3, 1])
+    there = batch.to("meta")
+    assert {tensor.device.type for tensor in (there.inputs_NX, there.labels_N, there.soft.logits_NC)} == {"meta"}
+    assert there.rows is batch.rows
+    assert Reader(samples()).__getitems__([3]).to("meta").soft is None
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_reader_drops_into_a_plain_loader(cache: LabelCache, workers: int) -> None:
+    """Law: shuffled, in any number of processes, every sample once and with its own labels; one gather a batch."""
+    dataset, reader = samples(), Reader(samples(), cache)
+    loader = DataLoader(reader, batch_size=7, shuffle=True, num_workers=workers, collate_fn=collate)
+    batches = list(loader)
+    rows = np.concatenate([batch.rows for batch in batches])
+    assert sorted(rows.tolist()) == list(range(24))
+    assert [len(batch.inputs_NX) for batch in batches] == [7, 7, 7, 3]
+    torch.testing.assert_close(torch.cat([batch.soft.logits_NC for batch in batches]), told(dataset.ids[rows]))
 
 
 LABELS = st.lists(st.integers(UNLABELLED, 4), min_size=1, max_size=60).map(np.array)

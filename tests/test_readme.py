@@ -45,6 +45,24 @@ def test_the_readmes_own_dataset_teacher_and_experiment_train_a_student(newcomer
     assert "teacher" in table
 
 
+def test_the_readmes_own_loop_hears_the_teacher(newcomer: Path) -> None:
+    """Law: the snippet runs as it stands, over the cache of the experiment above it."""
+    check = "\nprint(float(loss) > 0, len(batch.rows), batch.soft.logits_NK.shape[1])"
+    (newcomer / "my_loop.py").write_text(named("my_loop.py") + check)
+    assert run(newcomer, "my_loop.py") == "True 64 2\n"
+
+
+def test_no_figure_is_in_the_readme_that_no_benchmark_wrote() -> None:
+    """Law: the lines of its figures are those that the kept results make."""
+    figures = (ROOT / "README.md").read_text().split("## Figures")[1].split("## Development")[0]
+    names = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json"))
+    script = f"from benchmarks.results import kept, line; [print(line(row)) for name in {names} for row in kept(name)]"
+    made = run(ROOT, "-c", script).splitlines()
+    quoted = [text for text in figures.splitlines() if text.startswith("| ") and text.count("|") == 5][1:]
+    assert quoted
+    assert [text for text in quoted if text not in made] == []
+
+
 def test_the_readmes_snippet_reads_a_dense_cache_with_zarr_alone(newcomer: Path) -> None:
     """Law: the cache is plain Zarr: without softlabels its logits become probabilities that sum to one."""
     (snippet,) = [text for kind, text in BLOCKS if kind == "python" and "zarr.open_group" in text]

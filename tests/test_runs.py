@@ -18,16 +18,17 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
-from pipeline import runs
+from pipeline import course, runs
 from pipeline.config import Experiment, Training, ViewSettings, dump, load
+from pipeline.course import Lesson, Watch, teach
 from pipeline.errors import CorruptError, MismatchError, TrainingError
 from pipeline.labels import SoftLabels
 from pipeline.reader import Reader
-from pipeline.runs import Lesson, Metrics, Run, Watch, finished, fit_seconds, train
+from pipeline.runs import Metrics, Run, finished, fit_seconds
 from pipeline.training import Loss, rate_factor
 
 EPOCHS = 3
-ASKED_IN_AN_EPOCH = 6  # before each of five batches, and after them
+ROWS, STEPS = 24, 5  # of an epoch
 SETTINGS = Training(epochs=EPOCHS, batch_size=5, learning_rate=0.01, device="cpu")
 EXPERIMENT = Experiment.model_validate(
     {
@@ -60,7 +61,8 @@ class Killed(BaseException):
 def run_in(folder: Path, settings: Training = SETTINGS, **identity: object) -> Run:
     """A run of these settings."""
     known = {"cache_id": "abc", "learning_rate": 0.01, **identity}
-    return Run(folder, folder / "student.safetensors", known, dump(EXPERIMENT), settings, ViewSettings(), seed=7)
+    config, facts = dump(EXPERIMENT), {"note": "kept"}
+    return Run(folder, folder / "student.safetensors", known, config, settings, ViewSettings(), 7, facts)
 
 
 def network(width: int = 8) -> nn.Module:
@@ -82,14 +84,14 @@ def steep(logits_NC: torch.Tensor, labels_N: torch.Tensor, _: SoftLabels | None)
 
 def lesson(build: Callable[[], nn.Module] = network, *, tested: bool = True, loss: Loss = loss) -> Lesson:
     """The same for all runs here."""
-    return Lesson(build, Reader(samples()), loss, samples(12, seed=1) if tested else None)
+    return Lesson(build, loss, soft=False, test=samples(12, seed=1) if tested else None)
 
 
 def go(run: Run, epochs: float = math.inf, given: Lesson | None = None) -> Metrics | None:
     """What the command line does with a run; asked to stop after some epochs of this call."""
-    done: list[Metrics] = []
-    watch = Watch(lambda: len(done) >= epochs, lambda _, line: done.append(line))
-    return finished(run) or train(run, given or lesson(), {"note": "kept"}, watch)
+    shown: list[int] = []
+    watch = Watch(lambda: sum(shown) >= epochs * ROWS, shown.append)
+    return finished(run) or teach([(run, given or lesson())], Reader(samples()), watch)[0]
 
 
 def outcome(run: Run) -> dict[str, object]:
@@ -131,21 +133,40 @@ def test_a_run_resumed_ends_as_one_that_was_not_stopped(
     assert outcome(run) == whole
 
 
-def test_a_run_stopped_in_the_middle_of_an_epoch_ends_as_one_that_was_not(
-    tmp_path: Path, whole: dict[str, object]
-) -> None:
-    """Law: at whichever question it is told to stop; what it has learnt of that epoch is dropped, and learnt again."""
-    for at in itertools.count(1):
-        run, asked = run_in(tmp_path / str(at)), itertools.count(1)
-        watch = Watch(partial(lambda asked, at: next(asked) >= at, asked, at), lambda *_: None)
-        if train(run, lesson(), {"note": "kept"}, watch) is None:
-            lines = run.folder / "metrics.jsonl"
-            assert (len(lines.read_text().splitlines()) if lines.exists() else 0) == (at - 1) // ASKED_IN_AN_EPOCH
-            go(run)
+@pytest.mark.parametrize("again", [1, 2, 4])
+def test_a_run_stopped_at_any_step_goes_on_from_it(tmp_path: Path, whole: dict[str, object], again: int) -> None:
+    """Law: at whichever step it is told to stop, and stopped again soon after: no step is lost, and none done twice."""
+    for at in range(EPOCHS * STEPS + 1):
+        run, shown = run_in(tmp_path / str(at)), []
+        for more in (at, again):
+            stop = len(shown) + more
+            watch = Watch(lambda stop=stop, shown=shown: len(shown) >= stop, shown.append)
+            if finished(run) is None:
+                teach([(run, lesson())], Reader(samples()), watch)
+        watch = Watch(lambda: False, shown.append)
+        if finished(run) is None:
+            teach([(run, lesson())], Reader(samples()), watch)
+        assert len(shown) == EPOCHS * STEPS
         assert outcome(run) == whole
-        if next(asked) < at:
-            break
-    assert at > EPOCHS * ASKED_IN_AN_EPOCH
+
+
+def test_what_a_kill_costs_is_bounded_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, object]
+) -> None:
+    """Law: an epoch may take days; every few minutes of it are kept, also from a process that could not say goodbye."""
+    monkeypatch.setattr(course, "SAVE_SECONDS", 0.0)
+    run, shown = run_in(tmp_path / "run"), []
+
+    def killed() -> bool:
+        if len(shown) == STEPS + 3:
+            raise Killed
+        return False
+
+    with pytest.raises(Killed):
+        teach([(run, lesson())], Reader(samples()), Watch(killed, shown.append))
+    teach([(run, lesson())], Reader(samples()), Watch(lambda: False, shown.append))
+    assert len(shown) == EPOCHS * STEPS
+    assert outcome(run) == whole
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -200,14 +221,13 @@ def test_a_run_killed_before_any_of_its_writes_ends_as_one_that_was_not(
 def test_a_run_folder_holds_what_is_needed_to_believe_it(tmp_path: Path) -> None:
     """The experiment, a line an epoch, the result, the weights, a picture; and no checkpoint any more."""
     run = run_in(tmp_path / "run")
-    told: list[tuple[int, Metrics]] = []
-    watch = Watch(lambda: False, lambda rows, line: told.append((rows, line)))
-    metrics = train(run, lesson(), {"note": "kept"}, watch)
+    shown: list[int] = []
+    (metrics,) = teach([(run, lesson())], Reader(samples()), Watch(lambda: False, shown.append))
     names = {path.name for path in run.folder.iterdir()}
     assert names == {"config.toml", "metrics.jsonl", "metrics.json", "student.safetensors", "curve.png"}
     assert load(run.folder / "config.toml") == EXPERIMENT
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    assert [(24, line) for line in lines] == told
+    assert shown == [5, 5, 5, 5, 4] * EPOCHS
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert all(set(line) == {"epoch", "loss", "test_accuracy", "learning_rate", "seconds"} for line in lines)
     assert json.loads((run.folder / "metrics.json").read_text()) == metrics == finished(run)
@@ -233,18 +253,6 @@ def test_the_accuracy_of_a_run_is_that_of_the_weights_it_leaves(tmp_path: Path) 
     saved.load_state_dict(load_file(run.weights))
     right = saved(torch.from_numpy(test.array)).argmax(1).numpy() == test.labels
     assert metrics["test_accuracy"] == pytest.approx(np.mean(right), abs=1e-6)
-
-
-def test_a_run_stopped_inside_an_epoch_drops_it_and_ends_as_one_that_was_not(
-    tmp_path: Path, whole: dict[str, object]
-) -> None:
-    """Law: the steps of half an epoch are not kept, and not counted."""
-    run = run_in(tmp_path / "run")
-    asked = itertools.count()
-    assert train(run, lesson(), {"note": "kept"}, Watch(lambda: next(asked) > 7, lambda *_: None)) is None
-    assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 1
-    assert go(run)
-    assert outcome(run) == whole
 
 
 def test_a_run_without_a_test_set_has_no_accuracy(tmp_path: Path) -> None:
@@ -311,7 +319,7 @@ def test_weights_that_were_replaced_since_their_run_are_refused(tmp_path: Path, 
     assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("missing", ["learner", "history", "identity"])
+@pytest.mark.parametrize("missing", ["learner", "history", "epoch", "identity"])
 def test_a_checkpoint_without_one_of_its_parts_is_refused(half: Run, missing: str) -> None:
     """Whole as a file, and still not what a run wrote: one paragraph, and the file is left as it is."""
     path = half.folder / "checkpoint.pt"

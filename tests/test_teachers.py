@@ -102,6 +102,14 @@ def test_other_formats_stay_close_to_float32(
         assert not other.equal(plain)
 
 
+def test_an_answer_on_the_device_keeps_the_dtype_of_the_network(tmp_path: Path) -> None:
+    """Law: `answer` is `logits` before it is widened: half the memory to read where a network gives bfloat16."""
+    teacher = teacher_of(tmp_path, "mlp", {}, precision="bfloat16")
+    answer = teacher.answer(torch.from_numpy(IMAGES))
+    assert answer.dtype == torch.bfloat16
+    assert answer.float().equal(teacher.logits(IMAGES))
+
+
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> list[Teacher]:
     """One teacher of each model."""

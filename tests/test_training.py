@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,12 +18,11 @@ from pipeline.errors import DatasetError, TrainingError
 from pipeline.labels import DenseLabels, SoftLabels
 from pipeline.losses import kd
 from pipeline.models import build
+from pipeline.order import EpochSampler
 from pipeline.reader import Batch, Reader
 from pipeline.training import (
     Learner,
     accuracy,
-    batches,
-    epoch_order,
     predictor,
     rate_factor,
     run_epoch,
@@ -45,6 +45,11 @@ def learner(settings: Training = PLAIN, steps: int = 100, *, seed: int = 0, mode
     torch.manual_seed(seed)
     options = {"mlp": {"hidden": [16], "dropout": 0.2}, "cnn": {"width": 4}}[model]
     return start(build(model, options, (1, 4, 4), CLASSES), settings, VIEWS, steps)
+
+
+def cut(reader: Reader, size: int) -> Iterator[Batch]:
+    """All that a reader has, in its own order, in batches."""
+    return map(reader.__getitems__, np.split(np.arange(len(reader)), range(size, len(reader), size)))
 
 
 def weights(of: Learner) -> torch.Tensor:
@@ -81,37 +86,6 @@ def test_a_cosine_ends_near_zero_and_a_constant_stays(warmup: float, steps: int)
     assert rate_factor(flat, steps - 1, steps) == 1
 
 
-@STEADY
-@given(st.sets(st.integers(0, 99), min_size=1), st.integers(1, 300), st.integers(0, 2**62), st.integers(0, 99))
-def test_an_epoch_shows_every_usable_row_equally_often(usable: set[int], length: int, seed: int, epoch: int) -> None:
-    """Law: exactly as long as asked; only usable rows; none two times more often than another; a seed's own order."""
-    rows = np.array(sorted(usable))
-    order = epoch_order(rows, length, seed, epoch)
-    assert order.size == length
-    counts = [int((order == row).sum()) for row in rows]
-    assert sum(counts) == length
-    assert max(counts) - min(counts) <= 1
-    assert np.array_equal(order, epoch_order(rows, length, seed, epoch))
-
-
-def test_an_epoch_is_a_shuffle_and_no_two_are_alike() -> None:
-    """Neither of one seed, nor of two whose sums with the epoch agree."""
-    orders = [tuple(epoch_order(np.arange(50), 50, seed, epoch)) for seed in range(4) for epoch in range(4)]
-    assert {tuple(sorted(order)) for order in orders} == {tuple(range(50))}
-    assert len(set(orders)) == 16
-
-
-@pytest.mark.parametrize(
-    ("rows", "size", "lengths"),
-    [(8, 3, [3, 3, 2]), (7, 3, [3, 4]), (6, 3, [3, 3]), (4, 3, [4]), (2, 5, [2]), (1, 3, [1]), (3, 1, [1, 1, 1])],
-)
-def test_batches_are_the_rows_in_order(rows: int, size: int, lengths: list[int]) -> None:
-    """None left out, none twice; the last may be shorter, but no single row is left over, which batch norm refuses."""
-    cut = list(batches(np.arange(rows), size))
-    assert [batch.size for batch in cut] == lengths
-    assert [row for batch in cut for row in batch] == list(range(rows))
-
-
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize(("optimizer", "rate"), [("adamw", 0.01), ("sgd", 0.1)])
 @pytest.mark.parametrize(("model", "channels_last"), [("mlp", False), ("cnn", False), ("cnn", True)])
@@ -127,7 +101,7 @@ def test_steps_lower_the_loss_in_every_precision(
     student, batch = learner(PLAIN.model_copy(update=changed), model=model), Reader(samples()).__getitems__(range(24))
     answers: list[torch.dtype] = []
     student.network.register_forward_hook(lambda *call: answers.append(call[-1].dtype))
-    losses = [step(student, batch, cross_entropy) for _ in range(30)]
+    losses = [step(student, batch, cross_entropy).item() for _ in range(30)]
     assert losses[-1] < 0.8 * losses[0]
     assert set(answers) == {getattr(torch, precision)}
     assert {weight.dtype for weight in student.network.parameters()} == {torch.float32}
@@ -141,7 +115,7 @@ def test_a_step_is_one_of_gradient_descent_on_the_mean_loss() -> None:
     before = weights(student)
     mean = cross_entropy(network((batch.inputs_NX - 3000) / 2000), batch.labels_N, None).mean()
     gradient = torch.cat([part.reshape(-1) for part in torch.autograd.grad(mean, list(network.parameters()))])
-    assert step(student, batch, cross_entropy) == pytest.approx(mean.item(), rel=1e-6)
+    assert step(student, batch, cross_entropy).item() == pytest.approx(mean.item(), rel=1e-6)
     torch.testing.assert_close(weights(student), before - 0.5 * gradient, rtol=1e-5, atol=1e-7)
 
 
@@ -177,19 +151,19 @@ def test_a_step_that_overflows_float16_is_not_taken_and_costs_no_place_in_the_sc
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_ends_training(wrong: float) -> None:
-    """At its first such step, which the error names."""
-    given_losses = iter([1.0, 1.0, wrong, 1.0])
+    """At its first such step, which the error names. It is read while the next one runs; no further one is taken."""
+    given_losses = iter([1.0, 1.0, wrong, 1.0, 2.0])
     student, reader = learner(), Reader(samples())
 
     def loss(logits_NC: torch.Tensor, *_: object) -> torch.Tensor:
         return logits_NC.sum(1) * 0 + next(given_losses)
 
-    data = map(reader.__getitems__, batches(np.arange(24), 6))
+    data = cut(reader, 5)
     with pytest.raises(
         TrainingError, match=rf"the loss of step 3 of epoch 8 is {wrong}\. Lower learning_rate, or set clip_norm"
     ):
         run_epoch(student, data, loss, 0, 7)
-    assert next(given_losses) == 1.0
+    assert next(given_losses) == 2.0
 
 
 def test_a_step_that_fails_ends_training_in_one_paragraph() -> None:
@@ -203,7 +177,7 @@ def test_a_step_that_fails_ends_training_in_one_paragraph() -> None:
         TrainingError,
         match=r"Step 1 of epoch 3 failed on inputs of shape \[6, 1, 4, 4\]: .*out of memory.*lower batch_size",
     ):
-        run_epoch(student, map(reader.__getitems__, batches(np.arange(24), 6)), loss, 0, 2)
+        run_epoch(student, cut(reader, 6), loss, 0, 2)
 
 
 class Talkative(torch.nn.Module):
@@ -229,7 +203,7 @@ def test_a_network_that_answers_otherwise_in_training_is_refused() -> None:
         match=r"^Step 1 of epoch 1 failed on inputs of shape \[6, 1, 4, 4\]: TypeError: in training the network "
         r"answers tuple, and a tensor of logits is needed\. Mend the model",
     ):
-        run_epoch(student, map(reader.__getitems__, batches(np.arange(24), 6)), cross_entropy, 0, 0)
+        run_epoch(student, cut(reader, 6), cross_entropy, 0, 0)
 
 
 def lesson(seed: int, drawn: int) -> tuple[list[float], torch.Tensor]:
@@ -238,8 +212,9 @@ def lesson(seed: int, drawn: int) -> tuple[list[float], torch.Tensor]:
     losses: list[float] = []
     for epoch in range(2):
         torch.rand(drawn)
-        rows = epoch_order(reader.usable, len(reader), seed, epoch)
-        losses += run_epoch(student, map(reader.__getitems__, batches(rows, 5)), cross_entropy, seed, epoch)
+        order = EpochSampler(len(reader), 5, seed=seed)
+        order.set_epoch(epoch)
+        losses += run_epoch(student, map(reader.__getitems__, order), cross_entropy, seed, epoch)
     return losses, weights(student)
 
 
@@ -254,8 +229,8 @@ def test_a_seed_decides_every_bit_of_the_weights() -> None:
     assert not torch.equal(trained, trained_otherwise)
 
 
-def test_dropout_differs_from_epoch_to_epoch_and_is_off_when_asked_for_predictions() -> None:
-    """An epoch draws from its own seed; an evaluation draws nothing, and the next epoch trains again."""
+def test_dropout_differs_from_step_to_step_and_is_off_when_asked_for_predictions() -> None:
+    """A step draws from its own seed, whoever else draws; an evaluation draws nothing; the next step trains again."""
     frozen = PLAIN.model_copy(update={"learning_rate": 1e-30})
     student, reader = learner(frozen), Reader(samples())
     losses = [run_epoch(student, [reader.__getitems__(range(24))], cross_entropy, 0, epoch)[0] for epoch in (0, 1, 0)]
@@ -269,11 +244,11 @@ def test_soft_labels_reach_the_loss_as_they_are() -> None:
     """A student hears the teacher through the loss alone: by hand, the mean of the rows' losses."""
     dataset = samples()
     student, soft = learner(model="cnn"), DenseLabels(told(dataset.ids))
-    batch = Batch(torch.from_numpy(dataset.array), torch.from_numpy(dataset.labels), soft)
+    batch = Batch(torch.from_numpy(dataset.array), torch.from_numpy(dataset.labels), soft, np.arange(len(dataset)))
     logits = student.network((batch.inputs_NX - 3000) / 2000)
     expected = kd(logits, soft, batch.labels_N, 4.0, 0.9).mean().item()
     found = step(student, batch, lambda z, y, s: kd(z, s, y, 4.0, 0.9))
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
 @STEADY

@@ -10,6 +10,7 @@ from pipeline.datasets.digits import from_digits
 from pipeline.datasets.factory import from_factory
 from pipeline.datasets.hdf5 import from_hdf5
 from pipeline.datasets.idx import from_idx
+from pipeline.datasets.npy import from_npy
 from pipeline.datasets.zarr_pair import from_zarr
 from pipeline.errors import ConfigError
 
@@ -19,6 +20,7 @@ KINDS: dict[str, Callable[..., Dataset]] = {
     "digits": from_digits,
     "hdf5": from_hdf5,
     "idx": from_idx,
+    "npy": from_npy,
     "zarr": from_zarr,
 }
 

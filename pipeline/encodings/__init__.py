@@ -11,7 +11,7 @@ Shape legend
 import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -33,10 +33,14 @@ class Encoding(Protocol):
     def arrays(self, spec: LabelSpec) -> tuple[ArraySpec, ...]:
         """The arrays of a row."""
 
-    def encode(
-        self, spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[np.int64]
-    ) -> dict[str, Tensor]:
-        """Finite float32 logits to one tensor for each array; rows out of its range raise TeacherError."""
+    def encode(self, spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor) -> dict[str, Tensor]:
+        """Logits of any floating dtype to one tensor for each array; waits for nothing on the device.
+
+        A row that cannot be stored must hold a number that is not finite, in another array than `target`.
+        """
+
+    def refuse(self, spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> NoReturn:
+        """Raise TeacherError about finite float32 logits of which `encode` made a row that cannot be stored."""
 
     def decode(self, spec: LabelSpec, record: Mapping[str, Tensor]) -> SoftLabels:
         """What `encode` returned, read again, to soft labels on the device of the record."""
@@ -76,16 +80,53 @@ def encode(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[
         DatasetError: a label is not a class.
 
     """
+    refuse_strange_labels(spec, labels_N.numpy(force=True), ids_N)
+    record = launch(spec, logits_NC, labels_N, ids_N)
+    if not storable(record):
+        refuse(spec, logits_NC, ids_N)
+    return record
+
+
+def launch(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[np.int64]) -> dict[str, Tensor]:
+    """As `encode`, but nothing is waited for on the device: ask `storable` of the record before it is stored.
+
+    The labels must have passed `refuse_strange_labels`: a gather by what is no class would end a CUDA process.
+
+    Raises:
+        TeacherError: the logits are not [N, C].
+
+    """
     if logits_NC.ndim != 2 or logits_NC.shape[1] != spec.classes:  # noqa: PLR2004 - [N, C]
         raise TeacherError(
             f"The teacher gives logits of shape {list(logits_NC.shape)}, but the dataset has {spec.classes} classes: "
             f"[{len(ids_N)}, {spec.classes}] was expected. Use a teacher with {spec.classes} outputs, or mend the "
             "number of classes of the dataset."
         )
-    _refuse_strange_labels(spec, labels_N, ids_N)
-    logits_NC = logits_NC.detach().to(torch.float32)
-    _refuse_non_finite(logits_NC, ids_N)
-    return ENCODINGS[spec.encoding].encode(spec, logits_NC, labels_N.to(logits_NC.device), ids_N)
+    return ENCODINGS[spec.encoding].encode(spec, logits_NC.detach(), labels_N.to(logits_NC.device))
+
+
+def storable(record: Mapping[str, Tensor]) -> Tensor:
+    """Whether every row of a record can be stored: one boolean on its device. If not, `refuse` says why."""
+    floats = (array for name, array in record.items() if array.is_floating_point() and name != "target")
+    return torch.stack([array.isfinite().all() for array in floats]).all()
+
+
+def refuse(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> NoReturn:
+    """Raise TeacherError about a batch whose record is not `storable`, naming samples and what to do."""
+    wide_NC = logits_NC.detach().to(torch.float32)
+    _refuse_non_finite(wide_NC, ids_N)
+    ENCODINGS[spec.encoding].refuse(spec, wide_NC, ids_N)
+
+
+def refuse_strange_labels(spec: LabelSpec, labels_N: NDArray[np.int64], ids_N: NDArray[np.int64]) -> None:
+    """Raise DatasetError about labels that are neither a class nor -1."""
+    strange_N = (labels_N < -1) | (labels_N >= spec.classes)
+    if strange_N.any():
+        raise DatasetError(
+            f"The labels of {samples(torch.from_numpy(strange_N), ids_N)} are not classes: found "
+            f"{labels_N[strange_N][:5].tolist()}, expected 0 to {spec.classes - 1}, or -1 for a sample without a "
+            "label. Mend the dataset's labels or its number of classes."
+        )
 
 
 def decode(spec: LabelSpec, record: Mapping[str, Tensor]) -> SoftLabels:
@@ -101,17 +142,6 @@ def temperatures(spec: LabelSpec) -> tuple[float, ...] | None:
 def error(spec: LabelSpec) -> str:
     """How far a decoded row is from the teacher's, in words."""
     return ENCODINGS[spec.encoding].error(spec)
-
-
-def _refuse_strange_labels(spec: LabelSpec, labels_N: Tensor, ids_N: NDArray[np.int64]) -> None:
-    # A gather by a label that is no class would end a CUDA process, not just this batch.
-    strange_N = (labels_N < -1) | (labels_N >= spec.classes)
-    if strange_N.any():
-        raise DatasetError(
-            f"The labels of {samples(strange_N, ids_N)} are not classes: found {labels_N[strange_N][:5].tolist()}, "
-            f"expected 0 to {spec.classes - 1}, or -1 for a sample without a label. Mend the dataset's labels or its "
-            "number of classes."
-        )
 
 
 def _refuse_non_finite(logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:

@@ -9,6 +9,7 @@ Shape legend
 
 import math
 from collections.abc import Mapping
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -18,8 +19,6 @@ from torch import Tensor
 from pipeline.encodings.refusals import samples
 from pipeline.errors import ConfigError, TeacherError
 from pipeline.labels import ArraySpec, DenseLabels, LabelSpec
-
-FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
 def check(spec: LabelSpec) -> None:
@@ -36,11 +35,20 @@ def arrays(spec: LabelSpec) -> tuple[ArraySpec, ...]:
     return (ArraySpec("logits", spec.dtype, (spec.classes,), math.nan),)
 
 
-def encode(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[np.int64]) -> dict[str, Tensor]:  # noqa: ARG001 - the signature of every encoding
-    """Round to the stored dtype; TeacherError if a logit is beyond float16's range."""
-    if spec.dtype == "float16":
-        _refuse_out_of_range(logits_NC, ids_N)
+def encode(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor) -> dict[str, Tensor]:  # noqa: ARG001 - the signature of every encoding
+    """Round to the stored dtype."""
     return {"logits": logits_NC.to(getattr(torch, spec.dtype))}
+
+
+def refuse(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> NoReturn:
+    """Say which rows of finite float32 logits are beyond the stored dtype's range."""
+    dtype = getattr(torch, spec.dtype)
+    beyond_N = logits_NC.to(dtype).isinf().any(dim=1)
+    raise TeacherError(
+        f"The teacher's logits reach {logits_NC.abs().max().item():.6g} in magnitude, beyond {spec.dtype}'s largest "
+        f"number {torch.finfo(dtype).max:.0f}, for {samples(beyond_N, ids_N)}; stored, they would be infinite. Set "
+        'labels.dtype = "float32".'
+    )
 
 
 def decode(spec: LabelSpec, record: Mapping[str, Tensor]) -> DenseLabels:  # noqa: ARG001 - the signature of every encoding
@@ -57,14 +65,3 @@ def error(spec: LabelSpec) -> str:
     if spec.dtype == "float32":
         return "none: the logits as the teacher gave them, in float32"
     return "each logit z errs by at most 2^-11 |z| (2^-25 where |z| < 2^-14), so |log p error| <= 2^-10 max|z| / T"
-
-
-def _refuse_out_of_range(logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:
-    largest_N = logits_NC.abs().amax(dim=1)
-    beyond_N = largest_N > FLOAT16_MAX
-    if beyond_N.any():
-        raise TeacherError(
-            f"The teacher's logits reach {largest_N.max().item():.6g} in magnitude, beyond float16's largest number "
-            f"{FLOAT16_MAX:.0f}, for {samples(beyond_N, ids_N)}; stored, they would be infinite. Set "
-            'labels.dtype = "float32".'
-        )

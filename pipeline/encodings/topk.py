@@ -6,6 +6,10 @@ mass outside the kept classes is spread; how much it is, is known.
 Logits are counted from the row's largest: floating point errs in proportion to the number it holds, which is then the
 gap to the best class. So a kept class with log p = -3 is not wrong by more because all logits of its row are near 1000.
 
+Rows are encoded a block at a time, so the memory needed besides the logits is a few blocks, however large the batch.
+Nothing waits on the device. A row that does not fit the stored dtypes, or that holds a NaN or an infinity, shows in its
+own record: its last kept logit, its largest, mean or deviation is then not finite.
+
 Not for few classes (with K near C, `dense` is as small and serves any temperature), and not for losses that need whole
 rows.
 
@@ -19,6 +23,7 @@ Shape legend
 import itertools
 import math
 from collections.abc import Mapping
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -30,6 +35,9 @@ from pipeline.errors import ConfigError, TeacherError
 from pipeline.labels import ArraySpec, LabelSpec, SparseLabels
 
 FLOAT32 = torch.finfo(torch.float32)
+CACHED, RESIDENT = 2**21, 2**26
+"""Logits of a block: on a CPU what its caches hold; elsewhere enough that a kernel takes longer than its launch."""
+SPAN = 64  # neighbouring classes whose largest logit stands for them all
 
 
 def check(spec: LabelSpec) -> None:
@@ -59,30 +67,18 @@ def arrays(spec: LabelSpec) -> tuple[ArraySpec, ...]:
     )
 
 
-def encode(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[np.int64]) -> dict[str, Tensor]:
-    """Keep the K largest; TeacherError if a row reaches too far for the stored dtype."""
-    classes_NK = largest(logits_NC, _k(spec))
-    max_N = logits_NC.gather(1, classes_NK[:, :1])[:, 0]
-    counted_NC = logits_NC - max_N[:, None]
-    exact_NK = counted_NC.gather(1, classes_NK)
-    values_NK = exact_NK.to(getattr(torch, spec.dtype))
-    std_N, mean_N = torch.std_mean(counted_NC, dim=1, correction=0)
-    _refuse_gaps(spec, exact_NK, values_NK, ids_N)
-    _refuse_spread(logits_NC, mean_N + std_N, ids_N)
-    target_N = counted_NC.gather(1, labels_N.to(torch.int64).clamp(min=0)[:, None])[:, 0]
-    # log1p of the others, not the log of a sum with 1 in it: so 1 - p keeps its digits when the teacher is all but
-    # certain. And one temperature at a time: all at once would hold the whole batch G times over.
-    others_NC = counted_NC.scatter(1, classes_NK[:, :1], -math.inf)
-    sums = [(others_NC / temperature).exp().sum(dim=1).log1p() for temperature in spec.temperatures]
-    return {
-        "ids": classes_NK.to(getattr(torch, _ids_dtype(spec.classes))),
-        "values": values_NK,
-        "logsumexp": torch.stack(sums, dim=1),
-        "max": max_N,
-        "mean": mean_N,
-        "std": std_N,
-        "target": target_N.masked_fill(labels_N < 0, math.nan),
-    }
+def encode(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor) -> dict[str, Tensor]:
+    """Keep the K largest, and what makes their probabilities exact."""
+    rows = max(1, (CACHED if logits_NC.device.type == "cpu" else RESIDENT) // spec.classes)
+    blocks = zip(torch.split(logits_NC, rows), torch.split(labels_N, rows), strict=True)
+    parts = [_encoded(spec, block.to(torch.float32), labels) for block, labels in blocks]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def refuse(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> NoReturn:
+    """Say which rows of finite float32 logits do not fit: kept ones too far apart, or all of them too widely spread."""
+    _refuse_gaps(spec, logits_NC, ids_N)
+    _refuse_spread(logits_NC, ids_N)
 
 
 def decode(spec: LabelSpec, record: Mapping[str, Tensor]) -> SparseLabels:
@@ -115,27 +111,70 @@ def error(spec: LabelSpec) -> str:
 
 
 def largest(logits_NC: Tensor, k: int) -> Tensor:
-    """The class ids of the k largest logits, [N, K], by falling logit, then by rising id: one answer, ties or not.
+    """The class ids of the k largest float32 logits, [N, K], by falling logit, then by rising id: one answer.
 
-    `torch.topk` promises values but no order and no choice among equals; a stable sort does, ten times slower. So the
-    ids of topk are put in order, and only rows where equals lie on both sides of the cut are chosen anew.
+    `torch.topk` promises no order among equals, and over long rows it is slow. The k largest lie within the k spans of
+    neighbouring classes whose own largest come first in that order, so all but these are read only once.
     """
-    top = torch.topk(logits_NC, k, dim=1)
-    classes_NK = top.indices.sort(dim=1).values
-    cut_N1 = top.values[:, -1:]
-    straddled = ((logits_NC >= cut_N1).sum(dim=1) > k).nonzero()[:, 0]
-    if len(straddled):
-        classes_NK[straddled] = _lowest_of_equals(logits_NC[straddled], cut_N1[straddled], k)
-    order_NK = logits_NC.gather(1, classes_NK).sort(dim=1, descending=True, stable=True).indices
-    return classes_NK.gather(1, order_NK)
+    classes = logits_NC.shape[1]
+    whole = classes - classes % SPAN
+    if whole // SPAN <= k:
+        return _first(logits_NC, k)
+    heights = logits_NC[:, :whole].reshape(len(logits_NC), -1, SPAN).amax(dim=2)
+    spans_NK = _first(heights, k).sort(dim=1).values
+    ids = torch.arange(classes, device=logits_NC.device)
+    inside = (spans_NK[:, :, None] * SPAN + ids[:SPAN]).flatten(1)
+    ids = torch.cat([inside, ids[whole:].expand(len(inside), -1)], dim=1)  # rising, so that places decide as ids do
+    return ids.gather(1, _first(logits_NC.gather(1, ids), k))
 
 
-def _lowest_of_equals(logits_NC: Tensor, cut_N1: Tensor, k: int) -> Tensor:
-    """The ids, rising, of all logits above the cut and of the first at the cut, k a row."""
-    above_NC, at_NC = logits_NC > cut_N1, logits_NC == cut_N1
-    room_N1 = k - above_NC.sum(dim=1, keepdim=True)
-    chosen_NC = above_NC | (at_NC & (at_NC.cumsum(dim=1, dtype=torch.int32) <= room_N1))
-    return chosen_NC.nonzero()[:, 1].view(-1, k)
+def _first(values_NM: Tensor, k: int) -> Tensor:
+    """The places of the k largest, [N, K], by falling value, then by rising place.
+
+    Value and place make one integer each, and no two are equal. A float32's bits rise with it as an integer, once those
+    below the sign are flipped in a negative one. Adding zero makes -0 the 0 that it equals.
+    """
+    bits = (values_NM + 0.0).view(torch.int32)
+    rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
+    last = values_NM.shape[1] - 1
+    keys = rising.bitwise_left_shift_(32).bitwise_or_(torch.arange(last, -1, -1, device=values_NM.device))
+    return last - (keys.topk(k, dim=1).values & 0xFFFFFFFF)
+
+
+def _encoded(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor) -> dict[str, Tensor]:
+    """The record of one block."""
+    classes_NK = largest(logits_NC, _k(spec))
+    first_N1 = classes_NK[:, :1]
+    max_N1 = logits_NC.gather(1, first_N1)
+    counted_NC = logits_NC - max_N1
+    values_NK = counted_NC.gather(1, classes_NK).to(getattr(torch, spec.dtype))
+    target_N = counted_NC.gather(1, labels_N.to(torch.int64).clamp(min=0)[:, None])[:, 0]
+    mean_N1, std_N, work_NC = _spread(counted_NC)
+    # log1p of the others, not the log of a sum with 1 in it: so 1 - p keeps its digits when the teacher is all but
+    # certain.
+    counted_NC.scatter_(1, first_N1, -math.inf)
+    sums = [
+        torch.div(counted_NC, temperature, out=work_NC).exp_().sum(dim=1).log1p_() for temperature in spec.temperatures
+    ]
+    return {
+        "ids": classes_NK.to(getattr(torch, _ids_dtype(spec.classes))),
+        "values": values_NK,
+        "logsumexp": torch.stack(sums, dim=1),
+        "max": max_N1[:, 0],
+        "mean": mean_N1[:, 0],
+        "std": std_N,
+        "target": target_N.masked_fill(labels_N < 0, math.nan),
+    }
+
+
+def _spread(counted_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean [N, 1] and the standard deviation [N] of rows, and a block to work in.
+
+    In two passes: as exact as `torch.std_mean`, and on a CPU many times as quick.
+    """
+    mean_N1 = counted_NC.mean(dim=1, keepdim=True)
+    work_NC = counted_NC - mean_N1
+    return mean_N1, work_NC.square_().mean(dim=1).sqrt_(), work_NC
 
 
 def _k(spec: LabelSpec) -> int:
@@ -152,23 +191,25 @@ def _ids_dtype(classes: int) -> str:
     return next(name for name in ("uint8", "uint16", "uint32") if classes <= np.iinfo(name).max)
 
 
-def _refuse_gaps(spec: LabelSpec, exact_NK: Tensor, values_NK: Tensor, ids_N: NDArray[np.int64]) -> None:
-    limit = torch.finfo(values_NK.dtype).max
-    beyond_N = exact_NK[:, -1] < -limit
+def _refuse_gaps(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:
+    kept_NK = logits_NC.gather(1, largest(logits_NC, _k(spec)))
+    exact_NK = kept_NK - kept_NK[:, :1]
+    dtype = getattr(torch, spec.dtype)
+    beyond_N = exact_NK[:, -1].to(dtype).isinf()
     if beyond_N.any():
         raise TeacherError(
             f"The teacher's kept logits lie as far as {-exact_NK.min().item():.6g} below the largest of their row, "
-            f"beyond {spec.dtype}'s largest number {limit:.6g}, for {samples(beyond_N, ids_N)}; stored, they would be "
-            'infinite. Set labels.dtype = "float32", or a smaller labels.k.'
+            f"beyond {spec.dtype}'s largest number {torch.finfo(dtype).max:.6g}, for {samples(beyond_N, ids_N)}; "
+            'stored, they would be infinite. Set labels.dtype = "float32", or a smaller labels.k.'
         )
 
 
-def _refuse_spread(logits_NC: Tensor, spread_N: Tensor, ids_N: NDArray[np.int64]) -> None:
-    beyond_N = ~spread_N.isfinite()
-    if beyond_N.any():
-        low, high = torch.aminmax(logits_NC[beyond_N])
-        raise TeacherError(
-            f"The teacher's logits reach from {low.item():.6g} to {high.item():.6g}, too far for a mean and a "
-            f"standard deviation in float32, for {samples(beyond_N, ids_N)}. Rule classes out with -1e4 instead, or "
-            'set labels.encoding = "dense" and labels.dtype = "float32".'
-        )
+def _refuse_spread(logits_NC: Tensor, ids_N: NDArray[np.int64]) -> NoReturn:
+    mean_N1, std_N, _ = _spread(logits_NC - logits_NC.amax(dim=1, keepdim=True))
+    beyond_N = ~(mean_N1[:, 0] + std_N).isfinite()
+    low, high = torch.aminmax(logits_NC[beyond_N])
+    raise TeacherError(
+        f"The teacher's logits reach from {low.item():.6g} to {high.item():.6g}, too far for a mean and a "
+        f"standard deviation in float32, for {samples(beyond_N, ids_N)}. Rule classes out with -1e4 instead, or "
+        'set labels.encoding = "dense" and labels.dtype = "float32".'
+    )

@@ -9,6 +9,11 @@ shards      the bytes of a shard, as the Zarr v3 sharding codec has them
 group       the Zarr documents, and the door to zarr itself
 state       what is where in a cache, and how far it is
 writer      fills a cache, shard by shard
+span        one reserved stretch of addresses with files mapped into it
+windows     rows of one width, copied from any places of memory
+residence   which shard files are mapped, and which chunks are proven
+selection   some arrays read together
+unmapped    the same rows through zarr, where files cannot be mapped
 mapped      reads a sealed cache by rows
 verify      holds every byte against its proof
 """

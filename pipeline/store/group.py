@@ -19,6 +19,7 @@ from pipeline.store import files
 from pipeline.store.arrays import fill_value
 from pipeline.store.canonical import canonical
 from pipeline.store.documents import Job
+from pipeline.store.shards import REPAIR
 
 Json = dict[str, object]
 
@@ -115,6 +116,38 @@ class ArrayReader:
                 f"{self.path} holds no Zarr array that can be read: {error}. Give the path of an array (a folder with "
                 "a zarr.json or .zarray), not of a group or a file."
             ) from error
+
+
+class ShardedArray:
+    """An array `[V, N, ...]` of a cache, read by zarr, which holds every chunk against its checksum.
+
+    Zarr reads a file that is gone as filling: whoever asks has made sure that it is there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def gather(self, views_N: NDArray[np.int64], rows_N: NDArray[np.int64]) -> NDArray[np.generic]:
+        """The rows `[n, *row_shape]` at these views and positions, in any order, repeated or not.
+
+        Raises:
+            CorruptError: zarr cannot read them.
+
+        """
+        try:
+            out = np.empty((rows_N.size, *self._array.shape[2:]), self._array.dtype)
+            for view in np.unique(views_N).tolist():
+                where = np.flatnonzero(views_N == view)
+                out[where] = self._array.oindex[view, rows_N[where]]
+        except Exception as error:  # a chunk without its checksum is a ValueError today; damage has no type of its own
+            raise CorruptError(f"{self._path}: zarr cannot read rows of this array: {error}. {REPAIR}") from error
+        return out
+
+    @cached_property
+    def _array(self) -> Any:  # noqa: ANN401 - a zarr.Array; naming it here would import zarr
+        import zarr  # noqa: PLC0415 - see the module's docstring
+
+        return zarr.open_array(self._path, mode="r")
 
 
 def open_array(path: Path) -> ArrayReader:

@@ -2,13 +2,12 @@
 
 A shard file is mapped when a row of it is first asked for. Pages are the kernel's: workers on one machine share them,
 and nothing is read that no one asks for.
+
+A file that is gone, cut short or changed before it is mapped is refused. One that is cut short afterwards ends the
+process (SIGBUS): nothing may write to a sealed cache while it is read. Deleting it is harmless, the pages stay.
 """
 
-import mmap
-import os
-import resource
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -17,16 +16,17 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CorruptError, IncompleteError, MismatchError
 from pipeline.labels import ArraySpec
-from pipeline.store import files
 from pipeline.store.documents import Job, Seal
 from pipeline.store.group import metadata_documents, refuse_other_metadata
-from pipeline.store.layout import row_bytes
-from pipeline.store.shards import REPAIR, check_index, chunk_is_whole, decoded, rows_in
-from pipeline.store.state import GROUP, read_job, read_receipts, read_seal, shard_path
+from pipeline.store.layout import Shard
+from pipeline.store.residence import Residence, UnmappableError
+from pipeline.store.selection import Selection
+from pipeline.store.state import GROUP, read_job, read_receipts, read_seal
+from pipeline.store.unmapped import Unmapped
+from pipeline.store.windows import Out
 
 Rows = NDArray[np.int64]
 NAMED = 5
-MOST_MAPS = 4096
 
 
 class LabelCache:
@@ -43,11 +43,11 @@ class LabelCache:
     def __init__(self, root: Path, job: Job, seal: Seal | None, done: frozenset[int] | None) -> None:
         self.root, self.job, self.seal, self.layout = root, job, seal, job.layout
         self._done = done
-        self._specs = {spec.name: spec for spec in job.arrays}
-        self._whole: dict[tuple[str, int], NDArray[np.bool_]] = {}  # which chunks have been held against their checksum
+        self._residence = Residence(root, job, done)
+        self._unmapped: Unmapped | None = None
+        self._selections: dict[tuple[str, ...] | None, Selection] = {}
         self._index: tuple[Rows, Rows] | None = None
-        # A map holds a descriptor, of which a process has few: the least used are given back.
-        self._mapped: Callable[[str, int], tuple[memoryview, NDArray[np.void]]] = lru_cache(_most_maps())(self._map)
+        self._view_places = self.layout.shards_per_view * self.layout.shard_rows
 
     def __reduce__(self) -> tuple[Callable[[Path, bool], "LabelCache"], tuple[Path, bool]]:
         return type(self).open, (self.root, self._done is not None)
@@ -81,13 +81,17 @@ class LabelCache:
         """What the cache is, for those who keep what they made of it; None for a partial one."""
         return self.seal.cache_id if self.seal else None
 
-    def gather(self, view: int, rows: Rows, names: Sequence[str] | None = None) -> dict[str, NDArray[np.generic]]:
-        """Rows of a view, by position.
+    def gather(
+        self, view: int | Rows, rows: Rows, names: Sequence[str] | None = None, out: Out | None = None
+    ) -> dict[str, NDArray[np.generic]]:
+        """Rows by position, copied.
 
         Args:
-            view: which view.
+            view: which view, or which for each row, `[n]`.
             rows: positions `[n]` in any order, repeated or not; `rows_of` gives those of sample ids.
             names: which arrays; left out, all.
+            out: for each array where to put its rows, if not into new memory: an array `[n, *row_shape]` of its dtype
+                in C order, such as one that a pinned tensor shares.
 
         Returns:
             For each array its rows, `[n, *row_shape]`.
@@ -96,20 +100,21 @@ class LabelCache:
             CorruptError: a shard file is gone or damaged.
             IncompleteError: a row of a partial cache that is not done.
             MismatchError: an array that the cache does not have.
+            StorageError: a file may not be read, or the process has no maps left.
 
         """
         rows = np.asarray(rows, np.int64)
-        if not 0 <= view < self.layout.views or (rows.size and (rows.min() < 0 or rows.max() >= self.layout.rows)):
-            raise IndexError(
-                f"view {view} of {self.layout.views}, rows up to {rows.max(initial=0)} of {self.layout.rows}"
-            )
-        specs = [self._spec(name) for name in (self._specs if names is None else names)]
-        out = {spec.name: np.empty(rows.size, np.dtype((np.void, row_bytes(spec)))) for spec in specs}
-        for number, where in self._by_shard(view, rows):
-            places = rows[where] % self.layout.shard_rows
-            for spec in specs:
-                out[spec.name][where] = self._rows(spec, number, places)
-        return {spec.name: decoded(out[spec.name], spec) for spec in specs}
+        selection = self._selection(None if names is None else tuple(names))
+        places = self._places(view, rows)
+        if out is not None:
+            _refuse_misfit(selection.specs, rows.size, out)
+        if self._unmapped is None:
+            try:
+                return selection.gather(places, out)
+            except UnmappableError:
+                self._unmapped = Unmapped(self._residence)
+        found = {spec.name: self._unmapped.gather(spec.name, places) for spec in selection.specs}
+        return found if out is None else _put(found, out)
 
     def rows_of(self, sample_ids: Rows) -> Rows:
         """The positions of samples, by id.
@@ -134,21 +139,23 @@ class LabelCache:
             )
         return positions[found]
 
+    def holds_in_order(self, sample_ids: Rows) -> bool:
+        """Whether the rows of the cache are those of these samples, in this order: then positions need no looking up.
+
+        Read a shard at a time; nothing is kept. Raises as `gather`.
+        """
+        asked = np.asarray(sample_ids, np.int64)
+        shards = self._first_shards()
+        if asked.shape != (self.layout.rows,) or len(shards) < self.layout.shards_per_view:
+            return False
+        return all(np.array_equal(self._ids_in(shard), asked[shard.start : shard.stop]) for shard in shards)
+
     def _read_ids(self) -> tuple[Rows, Rows]:
         """The ids of all rows that are done, sorted, and their positions. All views have the same: any will do."""
-        per_view = self.layout.shards_per_view
-        everywhere = range(self.layout.shards) if self._done is None else sorted(self._done)
-        first = {number % per_view: number for number in reversed(everywhere)}
-        shards = [self.layout.shard(first[place]) for place in sorted(first)]
-        positions = [np.arange(shard.start, shard.stop) for shard in shards]
-        parts = [
-            self.gather(shard.view, rows, ["sample_id"])["sample_id"]
-            for shard, rows in zip(shards, positions, strict=True)
-        ]
-        ids, places = (
-            np.concatenate([np.empty(0, np.int64), *parts]),
-            np.concatenate([np.empty(0, np.int64), *positions]),
-        )
+        shards = self._first_shards()
+        nothing = np.empty(0, np.int64)
+        ids = np.concatenate([nothing, *(self._ids_in(shard) for shard in shards)])
+        places = np.concatenate([nothing, *(np.arange(shard.start, shard.stop) for shard in shards)])
         if np.any(np.diff(ids) <= 0):
             order = np.argsort(ids, kind="stable")
             ids, places = ids[order], places[order]
@@ -159,61 +166,59 @@ class LabelCache:
             )
         return ids, places
 
-    def _by_shard(self, view: int, rows: Rows) -> list[tuple[int, Rows]]:
-        """For each shard that holds some of the rows: its number, and which of the rows."""
-        places = rows // self.layout.shard_rows
-        order = np.argsort(places, kind="stable")
-        numbers, starts = np.unique(places[order], return_index=True)
-        first = view * self.layout.shards_per_view
-        return list(zip((numbers + first).tolist(), np.split(order, starts[1:]), strict=True)) if rows.size else []
+    def _first_shards(self) -> list[Shard]:
+        """For each range of rows that is done in some view, the first shard that holds it, in order."""
+        everywhere = range(self.layout.shards_per_view) if self._done is None else sorted(self._done)
+        first = {number % self.layout.shards_per_view: number for number in reversed(everywhere)}
+        return [self.layout.shard(first[place]) for place in sorted(first)]
+
+    def _ids_in(self, shard: Shard) -> NDArray[np.generic]:
+        return self.gather(shard.view, np.arange(shard.start, shard.stop), ["sample_id"])["sample_id"]
+
+    def _places(self, view: int | Rows, rows: Rows) -> Rows:
+        """Where rows are if every shard counts as full; IndexError if they are nowhere."""
+        views = self.layout.views
+        inside = np.count_nonzero(rows.view(np.uint64) < self.layout.rows) == rows.size  # a negative one is huge
+        if isinstance(view, int):
+            if inside and 0 <= view < views:
+                return rows + view * self._view_places if view else rows
+            raise IndexError(f"view {view} of {views}, rows up to {rows.max(initial=0)} of {self.layout.rows}")
+        wanted = np.asarray(view, np.int64)
+        if wanted.shape not in ((), rows.shape):
+            raise IndexError(f"{wanted.shape} views for {rows.shape} rows; expected one for all, or one for each")
+        if inside and np.count_nonzero(wanted.view(np.uint64) < views) == wanted.size:
+            return rows + wanted * self._view_places
+        raise IndexError(
+            f"view {wanted.max(initial=0)} of {views}, rows up to {rows.max(initial=0)} of {self.layout.rows}"
+        )
+
+    def _selection(self, names: tuple[str, ...] | None) -> Selection:
+        if names not in self._selections:
+            wanted = [spec.name for spec in self.job.arrays] if names is None else list(dict.fromkeys(names))
+            self._selections[names] = Selection(self._residence, [self._spec(name) for name in wanted])
+        return self._selections[names]
 
     def _spec(self, name: str) -> ArraySpec:
-        if name not in self._specs:
-            raise MismatchError(
-                f"{self.root} has no array {name!r}; it has {', '.join(self._specs)}. Ask for one of these."
+        spec = next((spec for spec in self.job.arrays if spec.name == name), None)
+        if spec is None:
+            known = ", ".join(spec.name for spec in self.job.arrays)
+            raise MismatchError(f"{self.root} has no array {name!r}; it has {known}. Ask for one of these.")
+        return spec
+
+
+def _refuse_misfit(specs: Sequence[ArraySpec], count: int, out: Out) -> None:
+    """Raise ValueError unless there is memory for the rows of each array, in the shape they have."""
+    for spec in specs:
+        array, shape = out.get(spec.name), (count, *spec.row_shape)
+        fits = array is not None and array.shape == shape and array.dtype == spec.dtype
+        if array is None or not fits or not array.flags.c_contiguous or not array.flags.writeable:
+            found = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
+            raise ValueError(
+                f"out[{spec.name!r}] is {found}; expected {spec.dtype} of shape {shape}, in C order and writable"
             )
-        return self._specs[name]
-
-    def _rows(self, spec: ArraySpec, number: int, places: Rows) -> NDArray[np.void]:
-        content, rows = self._mapped(spec.name, number)
-        chunks, offsets = np.divmod(places, self.layout.chunk_rows)
-        whole = self._whole[spec.name, number]
-        for chunk in np.unique(chunks[~whole[chunks]]).tolist():
-            if not chunk_is_whole(content, chunk, spec, self.layout):
-                path = shard_path(self.root, spec, self.layout, self.layout.shard(number))
-                raise CorruptError(f"{path}: chunk {chunk} does not have its checksum: its bytes changed. {REPAIR}")
-            whole[chunk] = True
-        picked: NDArray[np.void] = rows[chunks, offsets]
-        return picked
-
-    def _map(self, name: str, number: int) -> tuple[memoryview, NDArray[np.void]]:
-        spec, shard = self._specs[name], self.layout.shard(number)
-        if self._done is not None and number not in self._done:
-            raise IncompleteError(
-                f"{self.root} is not whole: rows {shard.start} to {shard.stop} of view {shard.view} were not done "
-                "when it was opened. Finish it with the `softlabels generate` that began it, or ask for rows that are "
-                "done."
-            )
-        content = _content(shard_path(self.root, spec, self.layout, shard))
-        check_index(content, spec, self.layout, shard, shard_path(self.root, spec, self.layout, shard))
-        self._whole.setdefault((name, number), np.zeros(self.layout.chunks_in(shard), np.bool_))
-        return content, rows_in(content, spec, self.layout, shard)
 
 
-def _content(path: Path) -> memoryview:
-    """A file, mapped. One that has no bytes cannot be mapped, and holds none."""
-    descriptor = files.open_regular(path)
-    if descriptor is None:
-        raise CorruptError(f"{path} is gone; its receipt says that it was written. {REPAIR}")
-    try:
-        with files.explained("map this file", path):
-            if not os.fstat(descriptor).st_size:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-    finally:
-        os.close(descriptor)
-
-
-def _most_maps() -> int:
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return MOST_MAPS if soft == resource.RLIM_INFINITY else max(16, min(MOST_MAPS, soft // 4))
+def _put(found: Mapping[str, NDArray[np.generic]], out: Out) -> dict[str, NDArray[np.generic]]:
+    for name, array in found.items():
+        out[name][...] = array
+    return {name: out[name] for name in found}

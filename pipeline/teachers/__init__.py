@@ -31,7 +31,6 @@ class Teacher:
         """How many weights it has."""
         return count_parameters(self.network)
 
-    @torch.inference_mode()
     def logits(self, inputs_NX: NDArray[np.generic]) -> torch.Tensor:
         """The logits of a batch, `[N, C]` in float32, on the teacher's device.
 
@@ -39,9 +38,19 @@ class Teacher:
             TeacherError: the network does not answer with one row of logits an input.
 
         """
-        inputs = network_input(
-            torch.from_numpy(inputs_NX).to(self.device), self.views, channels_last=self.settings.channels_last
-        )
+        return self.answer(torch.from_numpy(inputs_NX).to(self.device)).float()
+
+    @torch.inference_mode()
+    def answer(self, inputs_NX: torch.Tensor) -> torch.Tensor:
+        """The logits of a batch that is on the teacher's device, `[N, C]`, in the dtype of the network's last layer.
+
+        On a GPU it only launches the work.
+
+        Raises:
+            TeacherError: the network does not answer with one row of logits an input.
+
+        """
+        inputs = network_input(inputs_NX, self.views, channels_last=self.settings.channels_last)
         try:
             with autocast(self.device, self.settings.precision):
                 answer = self.network(inputs)
@@ -57,7 +66,7 @@ class Teacher:
                 f"The teacher {self.settings.model} answered {found} to {len(inputs_NX)} inputs; expected a tensor "
                 f"[{len(inputs_NX)}, classes]. Wrap it in a module whose forward returns the logits."
             )
-        return answer.float()
+        return answer
 
 
 def load_teacher(settings: TeacherSettings, views: ViewSettings, input_shape: tuple[int, ...], classes: int) -> Teacher:

@@ -110,6 +110,18 @@ def _hdf5_unlabelled(folder: Path, _: Callable[..., Path]) -> Case:
     return Case(lambda: open_dataset("hdf5", arguments), IMAGES, np.arange(N), None, None)
 
 
+def _npy(folder: Path, _: Callable[..., Path]) -> Case:
+    values = {"inputs": FLOATS.astype(">f4"), "labels": LABELS.astype(np.int8), "ids": IDS}
+    for name, array in values.items():
+        np.save(folder / f"{name}.npy", array)
+    return Case(lambda: open_dataset("npy", {name: folder / f"{name}.npy" for name in values}), FLOATS, IDS, LABELS, 4)
+
+
+def _npy_unlabelled(folder: Path, _: Callable[..., Path]) -> Case:
+    np.save(folder / "x.npy", np.asfortranarray(IMAGES))
+    return Case(lambda: open_dataset("npy", {"inputs": str(folder / "x.npy")}), IMAGES, np.arange(N), None, None)
+
+
 def _zarr(folder: Path, _: Callable[..., Path]) -> Case:
     values = {"inputs": FLOATS.astype(">f4"), "labels": LABELS.astype(np.int32), "ids": IDS}
     for name, array in values.items():
@@ -137,6 +149,8 @@ CASES = [
     _idx_unlabelled,
     _hdf5,
     _hdf5_unlabelled,
+    _npy,
+    _npy_unlabelled,
     _zarr,
     _zarr_unlabelled,
     _map_style,

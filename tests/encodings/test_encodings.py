@@ -5,6 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from pipeline import encodings
 from pipeline.encodings import ENCODINGS
@@ -72,6 +75,36 @@ def test_logits_that_are_not_finite_are_refused_by_sample_id(spec: LabelSpec, va
     broken[1, 3] = broken[3, 0] = value
     with pytest.raises(TeacherError, match=r"not finite \(NaN or infinite\) for 2 of 4 samples \(ids 101, 103\)"):
         encodings.encode(spec, broken, LABELS, IDS)
+
+
+def test_what_is_launched_is_not_looked_at_until_it_is_asked_for() -> None:
+    """A look waits for the device. A record tells by itself whether it can be stored."""
+    for spec in SPECS:
+        for value in (float("nan"), float("inf"), float("-inf")):
+            broken = logits()
+            broken[3, 0] = value
+            assert encodings.storable(encodings.launch(spec, logits(), LABELS, IDS))
+            assert not encodings.storable(encodings.launch(spec, broken, LABELS, IDS))
+
+
+ALL_FLOATS = hnp.arrays(np.float32, (4, 7), elements=st.floats(width=32) | st.sampled_from([7e4, -7e4, 65519, 65520]))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@settings(deadline=None)
+@given(values=ALL_FLOATS)
+def test_a_batch_is_either_stored_in_finite_numbers_or_refused(spec: LabelSpec, values: np.ndarray) -> None:
+    """Law: for logits of any bits; and a refusal is an error each time, never a silent return."""
+    logits_NC = torch.from_numpy(values)
+    record = encodings.launch(spec, logits_NC, LABELS, IDS)
+    if encodings.storable(record):
+        assert all(record[name].isfinite().all() for name in record if name not in ("ids", "target"))
+        assert record.get("target", LABELS.float())[[0, 1, 3]].isfinite().all()
+        encodings.encode(spec, logits_NC, LABELS, IDS)
+    else:
+        for refused in (encodings.encode, lambda spec, logits, _, ids: encodings.refuse(spec, logits, ids)):
+            with pytest.raises(TeacherError, match=r"for [1-4] of 4 samples \(ids 10"):
+                refused(spec, logits_NC, LABELS, IDS)
 
 
 def test_a_refusal_names_five_samples_and_counts_the_rest() -> None:

@@ -1,6 +1,7 @@
 """Top-k labels: exact probabilities of the kept classes, the exact mass of the others, one order."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pipeline import encodings
+from pipeline.encodings import topk
 from pipeline.encodings.topk import largest
 from pipeline.errors import ConfigError, TeacherError
 from pipeline.labels import DType, LabelSpec, SparseLabels
@@ -112,6 +117,60 @@ def test_kept_classes_come_by_falling_logit_then_rising_id(logits: np.ndarray, k
     ids = np.broadcast_to(np.arange(logits.shape[1]), logits.shape)
     expected = np.lexsort((ids, -logits), axis=1)[:, :k]
     np.testing.assert_array_equal(largest(torch.from_numpy(logits), k).numpy(), expected)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 700), st.integers(1, 9), st.integers(1, 300))
+def test_the_order_is_the_same_in_rows_of_any_length(seed: int, classes: int, k: int, values: int) -> None:
+    """Law: falling logit, then rising id, whether few or many are equal, and wherever a span of classes ends."""
+    random, k = np.random.default_rng(seed), min(k, classes)
+    logits = random.integers(-values, values, (3, classes)).astype(np.float32) * np.float32(-0.5)
+    ids = np.broadcast_to(np.arange(classes), logits.shape)
+    expected = np.lexsort((ids, -logits), axis=1)[:, :k]
+    np.testing.assert_array_equal(largest(torch.from_numpy(logits), k).numpy(), expected)
+
+
+@settings(deadline=None)
+@given(ANY, st.integers(1, 12), st.integers(1, 40))
+def test_a_row_is_encoded_the_same_in_a_block_of_any_size(logits: np.ndarray, k: int, block: int) -> None:
+    """Law: blocks bound the memory and change nothing, but for the order in which a kernel sums."""
+    spec, whole = spec_for(logits, k), stored(logits, spec_for(logits, k))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topk, "CACHED", block)
+        parts = stored(logits, spec)
+    assert parts.ids_NK.equal(whole.ids_NK)
+    assert parts.logits_NK.equal(whole.logits_NK)
+    for name in ("logsumexp_NG", "max_N", "mean_N", "std_N", "target_N"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+class Widest(TorchDispatchMode):
+    """Keeps the size of the largest tensor that any step makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(
+        self,
+        step: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        """The step itself, measured."""
+        made = step(*args, **kwargs or {})
+        self.numbers = max(self.numbers, *(part.numel() for part in tree_leaves(made) if isinstance(part, Tensor)), 0)
+        return made
+
+
+@pytest.mark.parametrize(("classes", "k"), [(5000, 4), (100, 4)])
+def test_no_step_works_on_more_than_a_block(classes: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So memory besides the logits and the record does not grow with the batch."""
+    monkeypatch.setattr(topk, "CACHED", 4 * classes)
+    spec = LabelSpec("topk", classes, "float16", k=k, temperatures=(1.0, 2.0))
+    logits, unlabelled = torch.zeros(80, classes, dtype=torch.bfloat16), torch.full((80,), -1)
+    with Widest() as widest:
+        topk.encode(spec, logits, unlabelled)
+    assert widest.numbers == 4 * classes
 
 
 def test_ties_are_ordered_in_long_rows_of_few_values() -> None:

@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river_cases import STEADY
 
+from pipeline.errors import DatasetError
 from pipeline.executors import EXECUTORS
-from pipeline.executors.inline import AHEAD, cuts, run_inline
+from pipeline.executors.inline import LATE, cuts, run_inline
 from pipeline.store.layout import Layout, Shard
 
 Block = dict[str, np.ndarray]
+Rows = tuple[int, int]
 
 
 class BrokenError(Exception):
@@ -25,16 +27,19 @@ class BrokenError(Exception):
 
 @dataclass
 class Machine:
-    """A labeller and a writer that keep count of all that is asked of them, and may fail at the n-th call of a kind."""
+    """A labeller and a writer that keep count of all that is asked of them, and may fail.
+
+    `fails` says at which call of a kind ("launch", "result", "commit"), or for "load" at which start of a batch.
+    """
 
     batch_size: int
     fails: dict[str, int] = field(default_factory=dict)
     delays: dict[str, float] = field(default_factory=dict)
-    loaded: list[tuple[int, int]] = field(default_factory=list)
-    labelled: list[tuple[int, int]] = field(default_factory=list)
+    loaded: list[Rows] = field(default_factory=list)
+    launched: list[Rows] = field(default_factory=list)
+    fetched: list[Rows] = field(default_factory=list)
     begun: list[Shard] = field(default_factory=list)
     committed: list[tuple[Shard, Block]] = field(default_factory=list)
-    most_ahead: int = 0
     progress: int = 0
 
     def _at(self, kind: str, count: int) -> None:
@@ -42,17 +47,22 @@ class Machine:
         if self.fails.get(kind) == count:
             raise BrokenError(kind)
 
-    def load(self, start: int, stop: int) -> tuple[int, int]:
+    def load(self, start: int, stop: int) -> Rows:
         """Only its place."""
         self.loaded.append((start, stop))
-        self.most_ahead = max(self.most_ahead, len(self.loaded) - len(self.labelled) - 1)
-        self._at("load", len(self.loaded))
+        self._at("load", start)
         return start, stop
 
-    def label(self, batch: tuple[int, int]) -> Block:
+    def launch(self, batch: Rows) -> "Pending":
+        """Labels to come."""
+        self._at("launch", len(self.launched) + 1)
+        self.launched.append(batch)
+        return Pending(self, batch)
+
+    def result(self, batch: Rows) -> Block:
         """A function of each row's place."""
-        self._at("label", len(self.labelled) + 1)
-        self.labelled.append(batch)
+        self._at("result", len(self.fetched) + 1)
+        self.fetched.append(batch)
         return computed(*batch)
 
     def commit(self, shard: Shard, block: Block, seconds: float) -> None:
@@ -62,9 +72,9 @@ class Machine:
         self._at("commit", len(self.begun))
         self.committed.append((shard, block))
 
-    def run(self, plan: list[Shard], stopped: Callable[[], bool] = lambda: False) -> bool:
+    def run(self, plan: list[Shard], stopped: Callable[[], bool] = lambda: False, workers: int = 2) -> bool:
         """The plan through `run_inline`."""
-        return run_inline(plan, self, self.commit, stopped=stopped, progress=self.count)
+        return run_inline(plan, self, self.commit, stopped=stopped, progress=self.count, workers=workers)
 
     def count(self, rows: int) -> None:
         """Rows that are labelled."""
@@ -77,6 +87,26 @@ class Machine:
             expected = computed(shard.start, shard.stop)
             assert block.keys() == expected.keys()
             assert all(np.array_equal(block[name], expected[name]) for name in block)
+
+
+@dataclass
+class Pending:
+    """A batch that the machine is at work on."""
+
+    machine: Machine
+    batch: Rows
+
+    def result(self) -> Block:
+        """Waits for it."""
+        return self.machine.result(self.batch)
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Return once something is true; so late that it never comes, fail."""
+    patience = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < patience, "it never came"
+        time.sleep(0.001)
 
 
 def computed(start: int, stop: int) -> Block:
@@ -104,14 +134,17 @@ def test_batches_cover_a_plan_and_never_straddle_shards(plan: list[Shard], size:
 
 
 @STEADY
-@given(PLANS, SIZES)
-def test_every_shard_of_a_plan_is_committed_in_order_with_its_own_rows(plan: list[Shard], size: int) -> None:
-    """Law: for any plan, in any order, and any batch size; each row is read once."""
+@given(PLANS, SIZES, st.integers(1, 4))
+def test_every_shard_of_a_plan_is_committed_in_order_with_its_own_rows(
+    plan: list[Shard], size: int, workers: int
+) -> None:
+    """Law: for any plan, in any order, any batch size and number of threads; each row is read once."""
     machine = Machine(size)
-    assert machine.run(plan)
+    assert machine.run(plan, workers=workers)
     machine.assert_commits_are_the_first_of(plan)
     assert len(machine.committed) == len(plan)
-    assert machine.loaded == machine.labelled == [(cut.start, cut.stop) for cut in cuts(plan, size)]
+    assert machine.launched == machine.fetched == [(cut.start, cut.stop) for cut in cuts(plan, size)]
+    assert sorted(machine.loaded) == sorted(machine.launched)
     assert machine.progress == sum(shard.rows for shard in plan)
 
 
@@ -120,10 +153,10 @@ def test_every_shard_of_a_plan_is_committed_in_order_with_its_own_rows(plan: lis
 def test_stopped_before_any_batch_whole_shards_are_kept_and_the_rest_is_dropped(
     plan: list[Shard], size: int, data: st.DataObject
 ) -> None:
-    """Law: False is returned, all that was labelled whole is committed, and nothing else."""
+    """Law: False is returned, all that was launched whole is committed, and nothing else."""
     machine, total = Machine(size), len(list(cuts(plan, size)))
     after = data.draw(st.integers(0, total - 1))
-    assert not machine.run(plan, lambda: len(machine.labelled) >= after)
+    assert not machine.run(plan, lambda: len(machine.launched) >= after)
     machine.assert_commits_are_the_first_of(plan)
     done = list(cuts(plan, size))[:after]
     assert [shard for shard, _ in machine.committed] == [cut.shard for cut in done if cut.stop == cut.shard.stop]
@@ -133,34 +166,34 @@ def test_stopped_before_any_batch_whole_shards_are_kept_and_the_rest_is_dropped(
 def test_a_request_to_stop_after_the_last_batch_finds_nothing_to_drop() -> None:
     """The plan was run to its end."""
     machine, plan = Machine(4), list(Layout(8, 1, 4, 1).all_shards())
-    assert machine.run(plan, lambda: len(machine.labelled) == 2)
+    assert machine.run(plan, lambda: len(machine.launched) == 2)
     assert len(machine.committed) == 2
 
 
 @settings(STEADY, max_examples=150)
-@given(PLANS.filter(bool), SIZES, st.sampled_from(["load", "label", "commit"]), st.data())
+@given(PLANS.filter(bool), SIZES, st.sampled_from(["load", "launch", "result", "commit"]), st.data())
 def test_an_error_in_any_thread_ends_the_run_with_that_error(
     plan: list[Shard], size: int, kind: str, data: st.DataObject
 ) -> None:
     """Law: the very error; what was committed is the plan's first shards, whole; nothing is committed after it."""
-    calls = len(plan) if kind == "commit" else len(list(cuts(plan, size)))
-    at = data.draw(st.integers(1, calls))
-    machine = Machine(size, fails={kind: at})
+    batches = list(cuts(plan, size))
+    at = data.draw(st.integers(1, len(plan if kind == "commit" else batches)))
+    machine = Machine(size, fails={kind: batches[at - 1].start if kind == "load" else at})
     with pytest.raises(BrokenError, match=kind):
         machine.run(plan)
     machine.assert_commits_are_the_first_of(plan)
-    good = [cut.shard for cut in list(cuts(plan, size))[: at - 1] if cut.stop == cut.shard.stop]
+    good = [cut.shard for cut in batches[: at - 1] if cut.stop == cut.shard.stop]
     assert len(machine.committed) == (at - 1 if kind == "commit" else len(good))
     assert len(machine.begun) <= at if kind == "commit" else machine.begun == good
     assert not any(thread.name.startswith(("loader", "writer")) for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize("kind", ["load", "label"])
-def test_a_commit_that_is_under_way_when_another_thread_fails_is_finished(kind: str) -> None:
+@pytest.mark.parametrize("fails", [{"load": 4}, {"launch": 2}, {"result": 2}])
+def test_a_commit_that_is_under_way_when_another_thread_fails_is_finished(fails: dict[str, int]) -> None:
     """A shard that was labelled is not lost, and no thread is left to write when the error is shown."""
     plan = list(Layout(8, 1, 4, 1).all_shards())
-    machine = Machine(4, fails={kind: 2}, delays={"commit": 0.2})
-    with pytest.raises(BrokenError, match=kind):
+    machine = Machine(4, fails=fails, delays={"commit": 0.2})
+    with pytest.raises(BrokenError, match=next(iter(fails))):
         machine.run(plan)
     assert [shard for shard, _ in machine.committed] == plan[:1]
 
@@ -171,43 +204,116 @@ def test_a_commit_that_fails_last_is_not_taken_for_done() -> None:
     for fails, stop in ((2, 3), (1, 1)):
         machine = Machine(4, fails={"commit": fails}, delays={"commit": 0.05})
         with pytest.raises(BrokenError, match="commit"):
-            machine.run(plan, lambda machine=machine, stop=stop: len(machine.labelled) >= stop)
+            machine.run(plan, lambda machine=machine, stop=stop: len(machine.launched) >= stop)
 
 
-class Patient(Machine):
-    """Labels its first batch only once all that may be read ahead of it is read."""
-
-    def label(self, batch: tuple[int, int]) -> Block:
-        """As any other machine, later."""
-        patience = time.monotonic() + 20
-        while len(self.loaded) <= AHEAD and time.monotonic() < patience:
-            time.sleep(0.001)
-        return super().label(batch)
+def test_a_writer_that_fails_ends_the_run_before_the_next_shard_is_full() -> None:
+    """An hour of the teacher's work is not spent on a disk that has failed."""
+    plan = [Shard(0, 0, 0, 1), Shard(1, 0, 1, 5000)]
+    machine = Machine(1, fails={"commit": 1}, delays={"result": 0.001})
+    with pytest.raises(BrokenError, match="commit"):
+        machine.run(plan)
+    assert len(machine.launched) < 5000
 
 
-def test_reading_keeps_ahead_of_a_slow_teacher_by_a_bounded_number_of_batches() -> None:
-    """Across shards too; memory does not grow with the plan, and the teacher finds its next batch read."""
-    machine = Patient(2)
-    assert machine.run(list(Layout(60, 1, 4, 1).all_shards()))
-    assert machine.most_ahead == AHEAD
+@pytest.mark.parametrize("end", [SystemExit(0), KeyboardInterrupt()])
+def test_a_loader_thread_that_is_ended_by_the_dataset_is_an_error(end: BaseException) -> None:
+    """`sys.exit(0)` in a worker would otherwise end the program as if the cache were made."""
+
+    class Ending(Machine):
+        def load(self, start: int, stop: int) -> Rows:
+            if start == 4:
+                raise end
+            return super().load(start, stop)
+
+    machine, plan = Ending(4), list(Layout(8, 1, 4, 1).all_shards())
+    with pytest.raises(
+        DatasetError, match=rf"read rows 4 to 7 of the dataset was ended by {type(end).__name__}"
+    ) as met:
+        machine.run(plan)
+    assert met.value.__cause__ is end
+    assert [shard for shard, _ in machine.committed] == plan[:1]
+
+
+class Device(Machine):
+    """A GPU, in what matters here: it is done with a batch no sooner than the next one was launched."""
+
+    total = 0
+
+    def result(self, batch: Rows) -> Block:
+        """As any other machine, once its turn is over."""
+        place = len(self.fetched) + 1
+        assert len(self.launched) - len(self.fetched) <= LATE + 1
+        until(lambda: len(self.launched) > min(place, self.total - 1))
+        return super().result(batch)
+
+
+def test_the_next_batch_is_launched_before_the_last_is_waited_for() -> None:
+    """So the device is never without work while the host is busy; and no more than a few are launched ahead."""
+    machine = Device(2)
+    machine.total = 15
+    assert machine.run(list(Layout(30, 1, 4, 1).all_shards()))
+    assert len(machine.fetched) == 15
+
+
+def test_a_shard_is_written_while_the_next_is_read_and_labelled() -> None:
+    """The first commit ends only once all batches of the second shard are fetched."""
+
+    class Unhurried(Machine):
+        def commit(self, shard: Shard, block: Block, seconds: float) -> None:
+            if not self.committed:
+                until(lambda: len(self.fetched) >= 2 * shard.rows)
+            super().commit(shard, block, seconds)
+
+    machine = Unhurried(1)
+    assert machine.run(list(Layout(24, 1, 8, 1).all_shards()))
+    assert len(machine.committed) == 3
+
+
+def test_as_many_batches_are_read_at_once_as_there_are_workers() -> None:
+    """Each read ends only once three are under way."""
+    together = threading.Barrier(3, timeout=20)
+
+    class Slow(Machine):
+        def load(self, start: int, stop: int) -> Rows:
+            together.wait()
+            return super().load(start, stop)
+
+    assert Slow(2).run(list(Layout(12, 1, 4, 1).all_shards()), workers=3)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_reading_keeps_ahead_of_a_slow_teacher_by_a_bounded_number_of_batches(workers: int) -> None:
+    """Across shards too: two a worker, so that memory does not grow with the plan."""
+    most = 0
+
+    class Patient(Machine):
+        def launch(self, batch: Rows) -> Pending:
+            nonlocal most
+            until(lambda: len(self.loaded) >= min(30, len(self.launched) + 1 + 2 * workers))
+            most = max(most, len(self.loaded) - len(self.launched) - 1)
+            return super().launch(batch)
+
+    assert Patient(2).run(list(Layout(60, 1, 4, 1).all_shards()), workers=workers)
+    assert most == 2 * workers
 
 
 class Stuck(Machine):
     """Reads its third batch for as long as the run needs to end for another reason."""
 
-    def load(self, start: int, stop: int) -> tuple[int, int]:
+    def load(self, start: int, stop: int) -> Rows:
         """As any other machine, or late."""
         batch = super().load(start, stop)
         time.sleep(0.5 if len(self.loaded) == 3 else 0)
         return batch
 
 
-@pytest.mark.parametrize("fails", [{}, {"label": 2}])
+@pytest.mark.parametrize("fails", [{}, {"launch": 2}])
 def test_nothing_more_is_read_once_a_run_has_ended(fails: dict[str, int]) -> None:
     """What was only planned to be read is not, be it a stop or an error that ended the run."""
     machine = Stuck(1, fails=fails)
     with contextlib.suppress(BrokenError):
-        assert not machine.run(list(Layout(9, 1, 3, 1).all_shards()), lambda: len(machine.labelled) == 1)
+        assert not machine.run(list(Layout(9, 1, 3, 1).all_shards()), lambda: len(machine.launched) == 1, workers=1)
     assert len(machine.loaded) == 3
 
 
@@ -216,10 +322,10 @@ def test_no_more_than_two_shards_are_labelled_and_not_yet_durable() -> None:
     most = 0
 
     class Slow(Machine):
-        def label(self, batch: tuple[int, int]) -> Block:
+        def result(self, batch: Rows) -> Block:
             nonlocal most
-            most = max(most, len(self.labelled) + 1 - len(self.committed))
-            return super().label(batch)
+            most = max(most, len(self.fetched) + 1 - len(self.committed))
+            return super().result(batch)
 
     machine = Slow(4, delays={"commit": 0.01})
     assert machine.run(list(Layout(40, 1, 4, 1).all_shards()))

@@ -12,7 +12,7 @@ FIT = '[teacher.fit]\nepochs = 1\nbatch_size = 16\ndevice = "cpu"\n'
 def test_a_teacher_that_is_trained_is_not_trained_again(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: the same command again trains nothing and changes no file."""
     before = snapshot(fitted)
-    monkeypatch.delattr("stages.fit_teacher.train")
+    monkeypatch.delattr("stages.fit_teacher.teach")
     assert must("fit-teacher").out.startswith("The teacher is trained already: teacher.safetensors (163 parameters, ")
     assert snapshot(fitted) == before
 

@@ -81,13 +81,13 @@ def test_a_stopped_generate_goes_on_to_the_same_cache(
 
 
 def test_a_stopped_train_goes_on_to_the_same_weights(filled: Path) -> None:
-    """Law: SIGTERM ends stage two with 75 after an epoch; the same command then gives the weights of a whole run."""
+    """Law: SIGTERM ends stage two with 75 after a step; the same command then gives the weights of a whole run."""
     (filled / "hold").touch()
     folder = filled / "runs/e/distilled/seed-0"
     with started(filled, "train", *PATIENT_STUDENT) as process:
         wait_until((folder / "checkpoint.pt").exists, process)
         outcome = stopped(filled, process, signal.SIGTERM)
-    outcome.refuses(75, "Stopped by SIGTERM.", str(folder.relative_to(filled)), "Run the same command again to go on.")
+    outcome.refuses(75, "Stopped by SIGTERM. Every run in runs/e is kept, to the step. Run the same command again")
     assert not (folder / "student.safetensors").exists()
     must("train", *PATIENT_STUDENT)
     must("train", *PATIENT_STUDENT, flags=("--runs", "whole"))
@@ -133,7 +133,12 @@ def test_a_restart_that_is_stopped_says_to_go_on_without_it(
 ) -> None:
     """Law: the command as it was would throw away what is kept, so it is not the one that is advised."""
     module = {"train": "stages.train_student", "fit-teacher": "stages.fit_teacher"}[verb]
-    monkeypatch.setattr(f"{module}.train", lambda *_: signal.raise_signal(signal.SIGTERM))
+
+    def stopped(entries: list[object], *_: object) -> list[None]:
+        signal.raise_signal(signal.SIGTERM)
+        return [None] * len(entries)
+
+    monkeypatch.setattr(f"{module}.teach", stopped)
     run(verb, flags=flags).refuses(75, "Stopped by SIGTERM.", again)
 
 

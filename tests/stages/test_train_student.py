@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from stage_cases import ROWS, TOPK, must, run, snapshot, write_idx
 
 from pipeline.config import load
+from pipeline.datasets.checks import CheckedDataset
 from pipeline.errors import StoppedError
 
 RESULTS = {"config.toml", "metrics.jsonl", "metrics.json", "student.safetensors", "curve.png"}
@@ -65,7 +66,7 @@ def test_the_config_of_a_run_trains_the_same_network(trained: Path) -> None:
 def test_a_run_that_is_done_is_not_done_again(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: the same command again trains nothing, changes no file and prints the same table."""
     before = snapshot(trained)
-    monkeypatch.delattr("stages.train_student.train")
+    monkeypatch.delattr("stages.train_student.teach")
     first, second = must("train").out, must("train").out
     assert first == second
     assert "distilled" in first
@@ -281,7 +282,7 @@ def test_another_run_of_a_later_student_is_refused_before_the_first_one_trains(
             raise StoppedError("Stopped.", 75)
 
         with monkeypatch.context() as patch:
-            patch.setattr("pipeline.runs._finish", stopped)
+            patch.setattr("pipeline.course.finish", stopped)
             again = ("--restart", "--student", "distilled")
             assert run("train", "students.distilled.baseline=distilled", flags=again).code == 75
         assert (trained / "runs/e/distilled/seed-0/checkpoint.pt").exists()
@@ -354,3 +355,33 @@ def test_students_share_one_cache(trained: Path) -> None:
     before = snapshot(trained / "cache")
     must("train", "students.third={model = 'mlp', epochs = 1, temperature = 7.5}", flags=("--student", "third"))
     assert snapshot(trained / "cache") == before
+
+
+def test_students_named_together_share_one_walk(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: three students cost the reading of the longest; each ends as it does by itself, seed by seed."""
+    others = ("students.twin={model = 'mlp', options = {hidden = [4]}, epochs = 2, batch_size = 16, repeats = 2}",)
+    names = ("--student", "distilled", "--student", "twin", "--student", "alone")
+    asked: list[int] = []
+    read = CheckedDataset.inputs
+    monkeypatch.setattr(CheckedDataset, "inputs", lambda self, rows: (asked.append(len(rows)), read(self, rows))[1])
+    must("train", *others, flags=(*names, "--runs", "together"))
+    held_out, content = 12, ROWS
+    walked = [rows for rows in asked if rows not in (1, held_out, content)]
+    assert sum(walked) == 2 * ROWS + 2 * ROWS  # one walk of two epochs for each of the seeds 0 and 1
+    for name in ("distilled", "twin", "alone"):
+        must("train", *others, "students.distilled.baseline=distilled", flags=("--student", name, "--runs", "apart"))
+        for folder in (filled / "together" / name).iterdir():
+            weights = (folder / "student.safetensors").read_bytes()
+            assert weights == (filled / "apart" / name / folder.name / "student.safetensors").read_bytes()
+
+
+def test_the_table_says_how_many_students_pay_for_the_cache(trained: Path) -> None:
+    """Law: a pass of the teacher costs what the cache cost, so one student of E epochs is worth 1 / E of it."""
+    seal = json.loads((trained / "cache/seal.json").read_text())
+    facts = must("train", flags=("--json",)).facts["break_even"]
+    assert facts["students"] == pytest.approx(0.5)
+    assert facts["in_the_loop_seconds_a_student"] == pytest.approx(2 * seal["made"]["seconds"])
+    assert facts["saved_seconds"] == pytest.approx(seal["made"]["seconds"])
+    assert "Break-even: 0.5 students. In the loop, the teacher would take" in must("train").out
+    alone = must("train", flags=("--student", "alone", "--json")).facts
+    assert "break_even" not in alone

@@ -9,7 +9,7 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
-from store_cases import STEADY, job_of
+from store_cases import STEADY, content, fill, job_of
 from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
@@ -17,7 +17,7 @@ from pipeline.errors import CorruptError, DatasetError
 from pipeline.labels import ArraySpec
 from pipeline.store.arrays import fill_value
 from pipeline.store.documents import parse_job
-from pipeline.store.group import metadata_documents, open_array, refuse_other_metadata
+from pipeline.store.group import ShardedArray, metadata_documents, open_array, refuse_other_metadata
 
 ARRAYS = (
     ArraySpec("logits", "float16", (10,), float("nan")),
@@ -74,6 +74,14 @@ def test_another_zarr_document_is_refused(data: bytes | None, text: str, tmp_pat
         refuse_other_metadata(tmp_path / "zarr.json", b"{ }")
 
 
+@pytest.fixture(scope="module")
+def sealed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole cache that no test changes."""
+    path = tmp_path_factory.mktemp("group") / "cache"
+    fill(path, job_of())
+    return path
+
+
 @pytest.fixture(scope="module", params=[2, 3])
 def foreign(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
     """A Zarr array of either format, as anyone writes it."""
@@ -112,3 +120,24 @@ def test_rows_that_cannot_be_read_are_refused(foreign: tuple[Path, np.ndarray]) 
     """Rows outside the array end as a DatasetError that says how many there are."""
     with pytest.raises(DatasetError, match="Expected 1 rows between 0 and 19, whole"):
         open_array(foreign[0]).gather(np.array([20]))
+
+
+@STEADY
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), max_size=12))
+def test_an_array_of_a_cache_gives_the_rows_asked_for(sealed_once: Path, places: list[tuple[int, int]]) -> None:
+    """Law: any views and rows, in any order, repeated or none: as NumPy gives them."""
+    views, rows = np.array(places, np.int64).reshape(-1, 2).T
+    for name, expected in content(job_of()).items():
+        found = ShardedArray(sealed_once / "labels.zarr" / name).gather(views, rows)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected[views, rows])
+
+
+def test_an_array_of_a_cache_that_zarr_cannot_read_is_corrupt(sealed: Path) -> None:
+    """A document or a chunk that is damaged, with the array's path and what to do."""
+    chunk = sealed / "labels.zarr/label/c/0/0"
+    chunk.write_bytes(b"x" + chunk.read_bytes()[1:])
+    (sealed / "labels.zarr/logits/zarr.json").write_bytes(b"{")
+    for name in ("label", "logits"):
+        with pytest.raises(CorruptError, match=f"{name}: zarr cannot read rows of this array: .*softlabels verify"):
+            ShardedArray(sealed / "labels.zarr" / name).gather(np.array([0]), np.array([1]))

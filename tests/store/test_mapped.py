@@ -1,23 +1,34 @@
 """Reading rows: by position, by id, in other processes; and what is refused."""
 
+import errno
+import gc
+import mmap
 import multiprocessing
 import os
 import pickle
 import shutil
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+import zarr
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_cases import STEADY, VERSIONS, block, content, fill, job_of
 
-from pipeline.errors import CorruptError, IncompleteError, MismatchError
-from pipeline.store import mapped
-from pipeline.store.documents import Job
+from pipeline.errors import CorruptError, IncompleteError, MismatchError, StorageError
+from pipeline.labels import ArraySpec
+from pipeline.seeds import generator
+from pipeline.store import residence
+from pipeline.store.documents import Job, Seal
+from pipeline.store.layout import Layout
 from pipeline.store.mapped import LabelCache
+from pipeline.store.shards import chunk_is_whole
+from pipeline.store.span import Span
 from pipeline.store.state import read_state, shard_path
 from pipeline.store.writer import CacheWriter
 
@@ -217,11 +228,325 @@ def test_threads_read_the_same_cache(sealed: Path, job: Job) -> None:
         np.testing.assert_array_equal(logits, expected[view])
 
 
+def holds_in_fork(fact: Callable[[], bool]) -> bool:
+    """Whether something is so in a forked process, which has this one's objects themselves and not their pickles."""
+    child = multiprocessing.get_context("fork").Process(target=lambda: os._exit(0 if fact() else 1))
+    child.start()
+    child.join(20)
+    child.kill()
+    child.join()
+    return child.exitcode == 0
+
+
+def maps_below(path: Path) -> int:
+    """How many maps of files below a path this process has."""
+    return sum(f"{path}/" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
 def test_more_shards_than_may_be_mapped_are_read(sealed: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Law: the number of maps is bounded by what a process may open, the number of shards is not."""
-    monkeypatch.setattr(mapped, "_most_maps", lambda: 2)
+    """Law: the number of maps is bounded by what the kernel grants, the number of shards is not; no file stays open."""
+    monkeypatch.setattr(residence, "most_maps", lambda: 2 * len(job.arrays))
     before = len(list(Path("/proc/self/fd").iterdir()))
     cache = LabelCache.open(sealed)
-    for _ in range(2):
-        np.testing.assert_array_equal(cache.gather(1, np.arange(21))["logits"], content(job)["logits"][1])
-        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3
+    for view in (1, 0, 1):
+        np.testing.assert_array_equal(cache.gather(view, np.arange(21))["logits"], content(job)["logits"][view])
+        assert maps_below(sealed) <= 2 * len(job.arrays)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_threads_read_more_shards_than_may_be_mapped(sealed: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: a thread that needs a slot waits for those that copy from it: every row is right, and all come to an end."""
+    monkeypatch.setattr(residence, "most_maps", lambda: 2 * len(job.arrays))
+    cache, expected = LabelCache.open(sealed), content(job)["logits"]
+    tasks = [(seed % 2, generator("rows", seed).integers(0, 21, 1 + seed % 9)) for seed in range(400)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda task: cache.gather(*task)["logits"], tasks))
+    for (view, rows), logits in zip(tasks, found, strict=True):
+        np.testing.assert_array_equal(logits, expected[view, rows])
+
+
+def test_a_slot_is_not_emptied_while_it_is_read(sealed: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: one who began to read before is waited for; one who begins later finds nothing ready."""
+    monkeypatch.setattr(residence, "most_maps", lambda: len(job.arrays))
+    cache = LabelCache.open(sealed)
+    cache.gather(0, np.array([0]))
+    waits: list[int] = []
+    marks = ExitStack()
+
+    def leave_at_last(_: float) -> None:
+        waits.append(maps_below(sealed))
+        if len(waits) == 3:
+            marks.close()
+
+    monkeypatch.setattr(residence.time, "sleep", leave_at_last)
+    marks.enter_context(cache._residence.reading())  # noqa: SLF001 - a reader that stands still
+    np.testing.assert_array_equal(cache.gather(0, np.array([8]))["logits"], content(job)["logits"][0, [8]])
+    assert waits == [len(job.arrays)] * 3
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_readers_it_does_not_have(
+    sealed: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: a fork in the middle of another thread's read leaves a cache that is read, and slots that are emptied."""
+    monkeypatch.setattr(residence, "most_maps", lambda: len(job.arrays))
+    cache = LabelCache.open(sealed)
+    cache.gather(0, np.array([0]))
+    inner = cache._residence  # noqa: SLF001 - what another thread would hold
+    with inner.reading(), inner._lock:  # noqa: SLF001
+        assert holds_in_fork(lambda: np.array_equal(read_elsewhere(cache)[0], content(job)["logits"][1]))
+
+
+def test_rows_outlive_their_cache_and_maps_do_not(sealed: Path, job: Job) -> None:
+    """Law: what is returned is a copy; with the cache go its maps."""
+    cache = LabelCache.open(sealed)
+    found = cache.gather(0, np.arange(21))
+    assert maps_below(sealed) == 3 * len(job.arrays)
+    del cache
+    gc.collect()
+    assert maps_below(sealed) == 0
+    for name, array in content(job).items():
+        np.testing.assert_array_equal(found[name], array[0])
+
+
+def test_where_addresses_are_few_fewer_shards_are_mapped_at_once(
+    sealed: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: half as many slots, and half of that, until they fit; when not even one does, that is said."""
+
+    def few(size: int, most: int) -> Span:
+        if size > most:
+            raise OSError(errno.ENOMEM, "no addresses")
+        return Span(size)
+
+    monkeypatch.setattr(residence, "Span", lambda size: few(size, len(job.arrays) * mmap.PAGESIZE))
+    cache = LabelCache.open(sealed)
+    np.testing.assert_array_equal(cache.gather(1, np.arange(21))["logits"], content(job)["logits"][1])
+    assert maps_below(sealed) == len(job.arrays)
+    monkeypatch.setattr(residence, "Span", lambda size: few(size, 0))
+    with pytest.raises(StorageError, match=r"could not reserve 16384 bytes of addresses .*`ulimit -v unlimited`"):
+        LabelCache.open(sealed)
+
+
+def test_a_process_without_maps_left_says_so(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: a refusal that names the limit to raise."""
+    monkeypatch.setattr(residence, "map_whole", refusing(errno.ENOMEM))
+    with pytest.raises(StorageError, match=r"no maps or addresses left \(ENOMEM\). Raise .*vm.max_map_count"):
+        LabelCache.open(sealed).gather(0, np.array([0]))
+
+
+def test_another_failure_to_map_is_a_storage_error(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: with the file's path and what the system said."""
+    monkeypatch.setattr(residence, "map_whole", refusing(errno.EACCES))
+    with pytest.raises(StorageError, match=r"c/0/0\S*: could not map this file: Permission denied"):
+        LabelCache.open(sealed).gather(0, np.array([0]))
+
+
+def refusing(number: int) -> Callable[[int], mmap.mmap]:
+    """A map call that fails."""
+
+    def refuse(_: int) -> mmap.mmap:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.fixture(params=[errno.ENODEV, errno.EOPNOTSUPP, errno.ENOSYS])
+def no_maps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot map files."""
+    monkeypatch.setattr(residence, "map_whole", refusing(request.param))
+
+
+@pytest.mark.usefixtures("no_maps")
+def test_where_files_cannot_be_mapped_zarr_reads_them(sealed: Path, job: Job) -> None:
+    """Law: the same rows, for one view or many, in new memory or what is given; nothing is mapped."""
+    cache, expected = LabelCache.open(sealed), content(job)
+    views, rows = np.array([1, 0, 1, 1]), np.array([20, 3, 0, 20])
+    for found in (cache.gather(views, rows), cache.gather(views, rows, out=memory_for(job, 4))):
+        for name, array in found.items():
+            assert array.dtype == expected[name].dtype
+            np.testing.assert_array_equal(array, expected[name][views, rows])
+    assert (cache.rows_of(expected["sample_id"][0]) == np.arange(21)).all()
+    assert maps_below(sealed) == 0
+
+
+@pytest.mark.usefixtures("no_maps")
+@pytest.mark.parametrize(
+    ("harm", "text"),
+    [
+        (lambda path: path.unlink(), "is gone; its receipt says that it was written"),
+        (lambda path: os.truncate(path, 0), "has 0 bytes, and 92 were written"),
+        (lambda path: path.write_bytes(bytes(92)), "the index at its end is not the one"),
+        (
+            lambda path: path.write_bytes(b"x" + path.read_bytes()[1:]),
+            "zarr cannot read rows of this array.* Run `soft",
+        ),
+    ],
+)
+def test_where_files_cannot_be_mapped_damage_is_refused_all_the_same(
+    harm: Callable[[Path], object], text: str, sealed: Path, job: Job
+) -> None:
+    """Law: nothing reads as filling, and no chunk without its checksum as values."""
+    harm(shard_path(sealed, job.arrays[3], job.layout, job.layout.shard(1)))
+    cache = LabelCache.open(sealed)
+    with pytest.raises(CorruptError, match=f"logits.*{text}"):
+        cache.gather(0, np.array([8]))
+    cache.gather(0, np.array([0]))
+
+
+@pytest.mark.usefixtures("no_maps")
+def test_where_files_cannot_be_mapped_what_is_not_done_is_refused(partial: Path) -> None:
+    """Law: as when mapped."""
+    with pytest.raises(IncompleteError, match="rows 8 to 16 of view 1 were not done"):
+        LabelCache.open(partial, allow_partial=True).gather(1, np.array([8]))
+
+
+def memory_for(job: Job, rows: int) -> dict[str, np.ndarray]:
+    """Memory for so many rows of every array."""
+    return {spec.name: np.empty((rows, *spec.row_shape), spec.dtype) for spec in job.arrays}
+
+
+def test_rows_go_straight_into_memory_that_is_given(cache: LabelCache) -> None:
+    """Law: what comes back is what was given, filled; a batch after another may use it."""
+    out = memory_for(cache.job, 3)
+    for rows in ([0, 20, 7], [9, 9, 1]):
+        found = cache.gather(1, np.array(rows), out=out)
+        assert all(found[name] is array for name, array in out.items())
+        np.testing.assert_array_equal(out["logits"], content(cache.job)["logits"][1, rows])
+
+
+@pytest.mark.parametrize(
+    ("given_memory", "found"),
+    [
+        ({}, "nothing"),
+        ({"logits": np.empty((2, 3), np.float16)}, r"float16 of shape \(2, 3\)"),
+        ({"logits": np.empty((3, 3), np.float32)}, r"float32 of shape \(3, 3\)"),
+        ({"logits": np.empty((3, 3), np.float16).T}, r"float16 of shape \(3, 3\)"),
+        ({"logits": np.frombuffer(bytes(18), np.float16).reshape(3, 3)}, r"float16 of shape \(3, 3\)"),
+    ],
+)
+def test_memory_that_does_not_fit_is_refused(
+    given_memory: dict[str, np.ndarray], found: str, cache: LabelCache
+) -> None:
+    """Law: other shapes, dtypes, orders and read-only memory, before anything is written."""
+    with pytest.raises(ValueError, match=rf"out\['logits'\] is {found}; expected float16 of shape \(3, 3\), in C"):
+        cache.gather(0, np.array([0, 1, 2]), ["logits"], given_memory)
+
+
+def test_each_row_may_be_of_a_view_of_its_own(cache: LabelCache) -> None:
+    """Law: views and rows pair up; a view for all may be any integer; other numbers of views are refused."""
+    views, rows = np.array([1, 0, 1]), np.array([20, 20, 0])
+    expected = content(cache.job)["logits"]
+    np.testing.assert_array_equal(cache.gather(views, rows)["logits"], expected[views, rows])
+    np.testing.assert_array_equal(cache.gather(np.int64(1), rows)["logits"], expected[1, rows])
+    with pytest.raises(IndexError, match=r"\(2,\) views for \(3,\) rows; expected one for all, or one for each"):
+        cache.gather(np.array([0, 1]), rows)
+    for wrong in (-1, 2):
+        with pytest.raises(IndexError, match="of 2, rows up to 20 of 21"):
+            cache.gather(np.array([0, 1, wrong]), rows)
+
+
+def test_a_cache_tells_whether_it_holds_samples_in_an_order(cache: LabelCache, partial: Path) -> None:
+    """Law: these and no others, in this order; a cache that lacks rows of every view does not."""
+    ids = content(cache.job)["sample_id"][0]
+    assert cache.holds_in_order(ids)
+    assert not cache.holds_in_order(ids[:-1])
+    assert not cache.holds_in_order(np.append(ids, 5))
+    for place in range(20):
+        swapped = ids.copy()
+        swapped[[place, place + 1]] = swapped[[place + 1, place]]
+        assert not cache.holds_in_order(swapped)
+    assert LabelCache.open(partial, allow_partial=True).holds_in_order(ids)
+    for receipt in (partial / "receipts").glob("*[12].json"):
+        receipt.unlink()
+    assert not LabelCache.open(partial, allow_partial=True).holds_in_order(ids)
+
+
+def test_only_what_is_asked_for_is_read(sealed: Path, job: Job) -> None:
+    """Law: opening touches no shard file, and reading one array touches no other."""
+    for spec in job.arrays[1:]:
+        shutil.rmtree(sealed / "labels.zarr" / spec.name / "c")
+    cache = LabelCache.open(sealed)
+    assert maps_below(sealed) == 0
+    cache.gather(0, np.arange(21), ["sample_id"])
+    assert maps_below(sealed) == 3
+    with pytest.raises(CorruptError, match="is gone; its receipt says"):
+        cache.gather(0, np.array([0]), ["label"])
+
+
+def test_opening_touches_no_shard_however_many_there_are(tmp_path: Path) -> None:
+    """Law: a cache of 10,000 shards opens without any of their files, and reads those that it has."""
+    job = job_of(rows=10_000, views=1, shard_rows=1, chunk_rows=1)
+    with CacheWriter.open(tmp_path / "cache", job, VERSIONS) as writer:
+        rows = block(job, job.layout.shard(9999))
+        writer.commit(job.layout.shard(9999), rows, 0.0)
+    seal = Seal.model_construct(job=job.fingerprint)
+    cache = LabelCache(tmp_path / "cache", job, seal, None)
+    np.testing.assert_array_equal(cache.gather(0, np.array([9999]))["logits"], rows["logits"])
+    with pytest.raises(CorruptError, match=r"c/0/5\S* is gone"):
+        cache.gather(0, np.array([5]))
+
+
+def test_each_chunk_is_held_against_its_checksum_once(sealed: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: on first touch and never again, whatever arrays it is read with, and though its slot was emptied between."""
+    checked: list[tuple[str, int]] = []
+
+    def counted(chunk: memoryview, number: int, spec: ArraySpec, layout: Layout) -> bool:
+        checked.append((spec.name, number))
+        return chunk_is_whole(chunk, number, spec, layout)
+
+    monkeypatch.setattr(residence, "chunk_is_whole", counted)
+    monkeypatch.setattr(residence, "most_maps", lambda: 2 * len(job.arrays))
+    cache = LabelCache.open(sealed)
+    for names in (["logits"], ["label", "logits"], None, None):
+        cache.gather(0, np.array([0, 9, 20]), names)
+    assert sorted(checked) == sorted((spec.name, chunk) for spec in job.arrays for chunk in (0, 0, 1))
+
+
+WIDTHS = st.sampled_from([(), (1,), (3,), (7,), (2, 2), (300,), (512,)])
+DTYPES = st.sampled_from(["float16", "float32", "uint8", "uint16", "uint32", "int32", "int64"])
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> Job:
+    """Any layout, with up to three arrays of any dtype and shape."""
+    chunk_rows = draw(st.integers(1, 5))
+    shapes = draw(st.lists(st.tuples(DTYPES, WIDTHS), min_size=1, max_size=2))
+    return job_of(
+        rows=draw(st.integers(1, 20)),
+        views=draw(st.integers(1, 2)),
+        shard_rows=chunk_rows * draw(st.integers(1, 4)),
+        chunk_rows=chunk_rows,
+        arrays=tuple(ArraySpec(f"array_{place}", *each, 0) for place, each in enumerate(shapes)),
+    )
+
+
+@settings(STEADY, max_examples=30)
+@given(jobs(), st.integers(1, 40), st.data())
+def test_rows_are_those_that_zarr_reads(job: Job, most: int, data: st.DataObject) -> None:
+    """Law: for any layout, arrays, views and rows, mapped all at once or in turn, the bytes are zarr-python's."""
+    places = st.tuples(st.integers(0, job.view_count - 1), st.integers(0, job.rows - 1))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(residence, "most_maps", lambda: most)
+        fill(Path(folder) / "cache", job)
+        cache = LabelCache.open(Path(folder) / "cache")
+        group = zarr.open_group(cache.root / "labels.zarr", mode="r")
+        stored = {name: array[:] for name, array in group.arrays()}
+        for _ in range(3):
+            wanted = np.array(data.draw(st.lists(places, max_size=60)), np.int64).reshape(-1, 2)
+            for name, found in cache.gather(wanted[:, 0], wanted[:, 1]).items():
+                oracle = stored[name][wanted[:, 0], wanted[:, 1]]
+                assert (found.dtype, found.shape, found.tobytes()) == (oracle.dtype, oracle.shape, oracle.tobytes())
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_wide_rows_are_read_after_a_fork(tmp_path: Path) -> None:
+    """Law: threads that copied in the parent are not waited for in a child, where they are not."""
+    job = job_of(
+        rows=4000, views=2, shard_rows=1000, chunk_rows=100, arrays=(ArraySpec("logits", "float16", (500,), 0),)
+    )
+    fill(tmp_path / "cache", job)
+    cache = LabelCache.open(tmp_path / "cache")
+    here = cache.gather(1, np.arange(4000))["logits"]
+    assert holds_in_fork(lambda: np.array_equal(cache.gather(1, np.arange(4000))["logits"], here))
+    np.testing.assert_array_equal(here, content(job)["logits"][1])

@@ -1,0 +1,226 @@
+"""Stage two against training without a cache: what soft labels cost a student, and what a shared walk saves.
+
+One epoch of a small student on Fashion-MNIST, in turn: from the cache, on the true labels alone, and with the teacher
+in the loop. All go through `teach`, which `softlabels train` runs. The teacher has random weights, which take as long
+as trained ones. Then three students together against three runs, on one core, so that no reading hides behind
+learning: images are inflated and shrunk as they are read, as many times as make that half of a run.
+
+    python -m benchmarks.stage_two [--quick] [--rounds 7]
+"""
+
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.results import Row, compared, publish
+from benchmarks.stage_one import head
+from pipeline.ahead import loaders
+from pipeline.config import Experiment, Training, load
+from pipeline.course import Lesson, Watch, teach
+from pipeline.datasets import Dataset
+from pipeline.datasets.arrays import ArrayDataset
+from pipeline.executors.inline import run_inline
+from pipeline.job import job_of, spec_of
+from pipeline.labeller import Labeller
+from pipeline.labels import DenseLabels, SoftLabels
+from pipeline.losses import cross_entropy, kd
+from pipeline.models import build
+from pipeline.reader import Batch, Reader
+from pipeline.runs import Run
+from pipeline.store.mapped import LabelCache
+from pipeline.store.writer import CacheWriter
+from pipeline.teachers import Teacher, load_teacher
+from pipeline.weights import save_state
+from stages.sources import open_source
+
+CONFIG = Path("configs/fashion_mnist.toml")
+ROWS, QUICK_ROWS = 20_480, 2_560
+TOGETHER_ROWS, QUICK_TOGETHER_ROWS = 8_192, 1_280
+ENLARGED = 4  # what is decoded is so many times as wide and high as what is trained on
+SETTINGS = Training(epochs=1, batch_size=128, channels_last=True)
+
+
+class InTheLoop(Reader):
+    """A reader whose every batch is put to the teacher: what a cache makes unnecessary."""
+
+    def __init__(self, dataset: Dataset, teacher: Teacher) -> None:
+        super().__init__(dataset)
+        self._teacher = teacher
+
+    def __getitems__(self, rows: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """The batch of any rows."""
+        batch = super().__getitems__(rows)
+        return replace(batch, soft=DenseLabels(self._teacher.logits(batch.inputs_NX.numpy()).clone()))
+
+
+@dataclass(frozen=True, eq=False)
+class Deflated(ArrayDataset):
+    """Images as they lie on a disk: each compressed, and larger than a network wants it."""
+
+    packed: tuple[bytes, ...] = ()
+    times: int = 1
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Deflated":
+        """Each image enlarged and compressed."""
+        images = dataset.inputs(np.arange(len(dataset)))
+        large = images.repeat(ENLARGED, -1).repeat(ENLARGED, -2)
+        packed = tuple(zlib.compress(image.tobytes()) for image in large)
+        return cls(images, dataset.ids, dataset.labels, dataset.classes, dataset.class_names, packed)
+
+    def inputs(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
+        """`[B, *input_shape]`, inflated and shrunk."""
+        for _ in range(self.times - 1):
+            self._decoded(rows)
+        return self._decoded(rows)
+
+    def _decoded(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
+        channels, height, width = self.input_shape
+        shape = (channels, height, ENLARGED, width, ENLARGED)
+        images = (np.frombuffer(zlib.decompress(self.packed[row]), np.uint8).reshape(shape) for row in rows)
+        return np.stack([image.mean((2, 4), np.float32).astype(np.uint8) for image in images])
+
+
+def hard(logits_NC: torch.Tensor, labels_N: torch.Tensor, _: SoftLabels | None) -> torch.Tensor:
+    """What a student without a teacher is told."""
+    return cross_entropy(logits_NC, labels_N)
+
+
+def soft(logits_NC: torch.Tensor, labels_N: torch.Tensor, labels: SoftLabels | None) -> torch.Tensor:
+    """What a student of the teacher is told."""
+    assert labels is not None
+    return kd(logits_NC, labels, labels_N, 4.0, 0.9)
+
+
+@dataclass(frozen=True)
+class School:
+    """Where all that is timed takes place."""
+
+    folder: Path
+    experiment: Experiment
+    dataset: Dataset
+    teacher: Teacher
+    cache: LabelCache
+    labelling: float
+
+    @classmethod
+    def opened(cls, folder: Path, rows: int) -> "School":
+        """With a cache of the first rows, made by a teacher of random weights."""
+        experiment = load(CONFIG, [f'cache.path="{folder}/cache"', f'teacher.checkpoint="{folder}/t.safetensors"'])
+        dataset = head(open_source(experiment.dataset), rows)
+        asked = experiment.teacher
+        torch.manual_seed(0)
+        network = build(asked.model, asked.options, dataset.input_shape, dataset.classes or 0)
+        save_state(asked.checkpoint, network.state_dict())
+        teacher = load_teacher(asked, experiment.views, dataset.input_shape, dataset.classes or 0)
+        spec = spec_of(experiment.labels, dataset)
+        begun = perf_counter()
+        with CacheWriter.open(experiment.cache.path, job_of(experiment, dataset, spec), {}) as writer:
+            labeller = Labeller(dataset, teacher, spec)
+            run_inline(writer.missing(), labeller, writer.commit, stopped=lambda: False, progress=lambda _: None)
+            writer.seal({})
+        labelling = perf_counter() - begun
+        return cls(folder, experiment, dataset, teacher, LabelCache.open(experiment.cache.path), labelling)
+
+    def lesson(self, *, told: bool) -> Lesson:
+        """The experiment's student, on soft labels or true ones."""
+        student = self.experiment.students["distilled"]
+        make = partial(build, student.model, student.options, self.dataset.input_shape, self.dataset.classes or 0)
+        return Lesson(make, soft if told else hard, soft=told)
+
+    def run(self, reader: Reader, lesson: Lesson, count: int = 1, workers: int | None = None) -> float:
+        """Seconds of one epoch of some students in one walk."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            folders = [Path(name) / str(n) for n in range(count)]
+            entries = [
+                (Run(folder, folder / "w.safetensors", {}, "", SETTINGS, self.experiment.views, 0), lesson)
+                for folder in folders
+            ]
+            begun = perf_counter()
+            teach(entries, reader, Watch(lambda: False, lambda _: None), loaders(workers))
+            return perf_counter() - begun
+
+
+def in_turn(rounds: int, *timed: Callable[[], float]) -> list[list[float]]:
+    """Each timed once a round, forwards and backwards by turns: a machine that slows down slows all."""
+    for each in timed:
+        each()
+    seconds: list[list[float]] = [[] for _ in timed]
+    for turn in range(rounds):
+        for place in range(len(timed))[:: -1 if turn % 2 else 1]:
+            seconds[place].append(timed[place]())
+    return seconds
+
+
+def epochs(school: School, rounds: int) -> Iterator[Row]:
+    """An epoch from the cache, on true labels alone, and with the teacher in the loop."""
+    cached, plain, online = in_turn(
+        rounds,
+        lambda: school.run(Reader(school.dataset, school.cache), school.lesson(told=True)),
+        lambda: school.run(Reader(school.dataset), school.lesson(told=False)),
+        lambda: school.run(InTheLoop(school.dataset, school.teacher), school.lesson(told=True)),
+    )
+    rows = f"{len(school.dataset):,} images"
+    yield compared(f"an epoch from the cache, {rows}, against one on true labels alone", cached, plain)
+    yield compared(f"an epoch with the teacher in the loop, {rows}, against one from the cache", online, cached)
+    saved, length = median(online) - median(cached), school.experiment.students["distilled"].epochs
+    students = school.labelling / (length * saved)
+    yield Row(f"break-even: students of {length} epochs that pay for the cache", students, "students")
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Everything on one core, where reading and learning cannot overlap."""
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    os.sched_setaffinity(0, {min(cores)})
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
+
+
+def together(school: School, rows: int, rounds: int) -> Iterator[Row]:
+    """Three students in one walk against three walks, where reading is half of a run."""
+    small, lesson = head(school.dataset, rows), school.lesson(told=False)
+    dataset = Deflated.of(small)
+    with one_core():
+        learning = min(school.run(Reader(small), lesson, workers=1) for _ in range(3))
+        begun = perf_counter()
+        dataset.inputs(np.arange(rows))
+        dataset = replace(dataset, times=max(1, round(learning / (perf_counter() - begun))))
+        reader, walks = Reader(dataset), (3, 1, 1, 1)
+        seconds = in_turn(rounds, *(partial(school.run, reader, lesson, count, 1) for count in walks))
+    three = [sum(each) for each in zip(*seconds[1:], strict=True)]
+    yield compared(f"three students in one walk, {rows:,} images, one core, against three runs", seconds[0], three)
+    alone = median(three) / 3
+    yield Row("share of one run that is reading", 1 - learning / alone, "of the time")
+
+
+@click.command(help=__doc__)
+@click.option("--rounds", default=7, show_default=True)
+@click.option("--quick", is_flag=True, help=f"The first {QUICK_ROWS} images, three rounds.")
+def main(rounds: int, *, quick: bool) -> None:
+    """Measure, print and keep."""
+    rounds = 3 if quick else rounds
+    with tempfile.TemporaryDirectory() as folder:
+        school = School.opened(Path(folder), QUICK_ROWS if quick else ROWS)
+        shared = together(school, QUICK_TOGETHER_ROWS if quick else TOGETHER_ROWS, rounds)
+        publish("stage_two", [*epochs(school, rounds), *shared], keep=not quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""A course: one walk over the dataset that teaches several students.
+
+Those who are to see the same rows in the same order share what is read: inputs, views, soft labels, their checks and
+their way to the device. Each has its own network, seed of dropout and run folder, and ends with the weights that it
+would have alone. All are in the device's memory at once; for students too large for that, train them one by one.
+
+Shape legend: N samples of the dataset.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.ahead import ahead
+from pipeline.datasets import Dataset
+from pipeline.errors import DatasetError, MismatchError, SoftLabelsError
+from pipeline.order import EpochSampler
+from pipeline.ranks import ALONE, Ranks
+from pipeline.reader import UNLABELLED, Batch, Reader, Rows
+from pipeline.runs import CHECKPOINT, Metrics, Run, begin, finish, finished, save_progress, saved_state
+from pipeline.seeds import seed_of
+from pipeline.training import Epoch, Learner, Loss, accuracy, predictor, start, try_out
+
+SAVE_SECONDS = 300.0  # the most that a kill costs, where an epoch takes longer
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Who learns, told how, from which labels, and what it is tested on."""
+
+    build: Callable[[], torch.nn.Module]
+    loss: Loss
+    soft: bool  # whether it hears the teacher
+    test: Dataset | None = None
+    visible_N: Rows | None = None  # the true labels that it may see, -1 where it may not; None for all there are
+
+    def labels(self, dataset: Dataset) -> Rows | None:
+        """The true labels it learns from, [N]."""
+        return dataset.labels if self.visible_N is None else self.visible_N
+
+    def usable(self, dataset: Dataset) -> Rows | None:
+        """The rows that teach it something: None for all, as for those that hear the teacher.
+
+        Raises:
+            DatasetError: it hears no teacher and sees no true label.
+
+        """
+        labels = self.labels(dataset)
+        if self.soft or (labels is not None and labels.min() > UNLABELLED):
+            return None
+        rows = np.empty(0, np.int64) if labels is None else np.flatnonzero(labels != UNLABELLED)
+        if not rows.size:
+            raise DatasetError(
+                "There is nothing to learn from: the dataset has no true labels, and no cache was given."
+            )
+        return rows
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a course reports and is asked to stop: after each step, the rows that one student has been shown."""
+
+    stopped: Callable[[], bool]
+    progress: Callable[[int], object]
+
+
+Entry = tuple[Run, Lesson]
+
+
+def classes(entries: Sequence[Entry], dataset: Dataset) -> list[list[Entry]]:
+    """Who can be taught together: those with the same usable rows, seed and batch size."""
+    groups: dict[object, list[Entry]] = {}
+    for run, lesson in entries:
+        usable = lesson.usable(dataset)
+        key = (run.seed, run.settings.batch_size, None if usable is None else usable.tobytes())
+        groups.setdefault(key, []).append((run, lesson))
+    return list(groups.values())
+
+
+def teach(
+    entries: Sequence[Entry], reader: Reader, watch: Watch, workers: int = 1, ranks: Ranks = ALONE
+) -> list[Metrics | None]:
+    """Train a class to the end, each student from its checkpoint if there is one.
+
+    Args:
+        entries: students that share an order, as `classes` groups them.
+        reader: over a cache, if any of them hears the teacher.
+        watch: how to report and when to stop.
+        workers: threads that read.
+        ranks: the processes that train together; a batch is shared among them, and the first one writes.
+
+    Returns:
+        The metrics of each, or None if asked to stop before its end; the same call goes on from that very step.
+
+    Raises:
+        MismatchError: a folder holds another run, or one of a network that was built otherwise.
+        CorruptError: a checkpoint is damaged, or a label.
+        TrainingError: a network fails or diverges; the others' progress is kept.
+
+    """
+    run, lesson = entries[0]
+    usable = lesson.usable(reader.dataset)
+    sampler = EpochSampler(
+        len(reader), run.settings.batch_size, seed=run.seed, rank=ranks.rank, world=ranks.world, usable=usable
+    )
+    pupils = [_Pupil.enrolled(run, lesson, reader, sampler.steps, ranks) for run, lesson in entries]
+    for pupil in pupils:
+        pupil.graduate()  # one that was killed when only that was left to do
+    for epoch in range(max(run.settings.epochs for run, _ in entries)):
+        present = [pupil for pupil in pupils if pupil.epoch.number == epoch and pupil.metrics is None]
+        if present and not _walk(present, sampler, reader, watch, workers):
+            break
+    return [pupil.metrics for pupil in pupils]
+
+
+def _walk(pupils: Sequence["_Pupil"], sampler: EpochSampler, reader: Reader, watch: Watch, workers: int) -> bool:
+    """The rest of an epoch; a pupil that is ahead waits for the others. False if asked to stop."""
+    number, ranks = min(pupil.epoch.steps for pupil in pupils), pupils[0].learner.ranks
+    sampler.set_epoch(pupils[0].epoch.number, number)
+    read = _reading(reader, {pupil.learner.device for pupil in pupils})
+    saved = begun = perf_counter()
+    try:
+        for number, batch in enumerate(ahead(sampler, read, workers), number):  # noqa: B020 - counts on from there
+            if ranks.any(watch.stopped()):
+                break
+            learning = [pupil for pupil in pupils if pupil.epoch.steps == number]
+            rows = sampler.rows(number)
+            _lesson(learning, batch, rows, begun)
+            begun = perf_counter()
+            watch.progress(len(learning) * rows)
+            if ranks.any(begun - saved > SAVE_SECONDS):
+                _save(pupils)
+                saved = begun = perf_counter()
+        if ranks.any(watch.stopped()):
+            _save(pupils)
+            return False
+        for pupil in pupils:
+            pupil.pass_on()
+    except SoftLabelsError:
+        if ranks.world == 1:  # else the others wait for this one, and torchrun ends them
+            _save([pupil for pupil in pupils if not pupil.failed])
+        raise
+    return True
+
+
+def _lesson(pupils: Sequence["_Pupil"], batch: Batch, rows: int, begun: float) -> None:
+    """One batch for all; each pays for its own step and its share of the reading, which began a while ago."""
+    devices = {pupil.learner.device for pupil in pupils}
+    placed = {device: batch.to(device, non_blocking=True) for device in devices}
+    share = (perf_counter() - begun) / max(1, len(pupils))
+    for pupil in pupils:
+        pupil.seconds += share
+        pupil.learn(placed[pupil.learner.device], rows)
+
+
+def _reading(reader: Reader, devices: set[torch.device]) -> Callable[[Rows], Batch]:
+    """How a thread reads a batch: for a GPU, into memory that it can copy from by itself."""
+    if any(device.type == "cuda" for device in devices):
+        return lambda rows: reader.__getitems__(rows).pin_memory()
+    return reader.__getitems__
+
+
+def _save(pupils: Sequence["_Pupil"]) -> None:
+    for pupil in pupils:
+        pupil.save()
+
+
+@dataclass
+class _Pupil:
+    """A student in class: where it is, and how it is doing."""
+
+    run: Run
+    lesson: Lesson
+    learner: Learner
+    epoch: Epoch
+    history: list[Metrics]
+    rate: float  # at the epoch's first step
+    seconds: float = 0.0  # of this epoch, so far
+    failed: bool = False
+    metrics: Metrics | None = None
+
+    @classmethod
+    def enrolled(cls, run: Run, lesson: Lesson, reader: Reader, steps: int, ranks: Ranks) -> "_Pupil":
+        """At its first step, or where its checkpoint left off."""
+        if ranks.leads:
+            begin(run)
+        saved = saved_state(run)
+        torch.manual_seed(seed_of("weights", run.seed))
+        learner = start(lesson.build(), run.settings, run.views, run.settings.epochs * steps, ranks)
+        try_out(learner, reader.dataset)
+        run = replace(run, facts={**_told(lesson, reader), **run.facts})
+        epoch = Epoch(learner, lesson.loss, run.seed, 0)
+        if not saved:
+            return cls(run, lesson, learner, epoch, [], _rate(learner))
+        _go_on(run, learner, saved["learner"])
+        history, at = saved["history"], saved["epoch"]
+        total = at["total"] if ranks.leads else 0.0
+        epoch = replace(epoch, number=len(history), steps=at["steps"], rows=at["rows"], total=total)
+        return cls(run, lesson, learner, epoch, history, at["rate"], at["seconds"])
+
+    def learn(self, batch: Batch, rows: int) -> None:
+        """Take a step on a batch that is on the device, this rank's share of so many rows."""
+        begun, visible_N = perf_counter(), self.lesson.visible_N
+        if visible_N is not None:
+            batch = replace(batch, labels_N=torch.from_numpy(visible_N[batch.rows]).to(self.learner.device))
+        self._attempt(lambda: self.epoch.learn(batch, rows))
+        self.seconds += perf_counter() - begun
+
+    def pass_on(self) -> None:
+        """Close an epoch: test, note, save; after the last one, graduate."""
+        begun = perf_counter()
+        self._attempt(self.epoch.settle)
+        loss = self._total() / self.epoch.rows
+        line: Metrics = {"epoch": self.epoch.number + 1, "learning_rate": self.rate, "loss": loss}
+        if (test := self.lesson.test) is not None and self.learner.ranks.leads:
+            line["test_accuracy"] = accuracy(predictor(self.learner), test, 4 * self.run.settings.batch_size)
+        self.history.append({**line, "seconds": self.seconds + perf_counter() - begun})
+        self.epoch = Epoch(self.learner, self.lesson.loss, self.run.seed, self.epoch.number + 1)
+        self.rate, self.seconds = _rate(self.learner), 0.0
+        self.save()
+        self.graduate()
+
+    def graduate(self) -> None:
+        """After the last epoch, keep what has come of it."""
+        if self.epoch.number == self.run.settings.epochs:
+            self._attempt(self._finish)
+
+    def save(self) -> None:
+        """Keep all that the next step depends on."""
+        if self.metrics is not None:
+            return
+        self._attempt(self.epoch.settle)
+        at = {"steps": self.epoch.steps, "rows": self.epoch.rows, "total": self._total()}
+        at |= {"rate": self.rate, "seconds": self.seconds}
+        if self.learner.ranks.leads:
+            save_progress(self.run, {"learner": self.learner.state(), "history": self.history, "epoch": at})
+
+    def _total(self) -> float:
+        """The sum of the epoch's losses so far, over all ranks."""
+        return self.learner.ranks.total(self.epoch.total)[0]
+
+    def _finish(self) -> None:
+        if self.learner.ranks.leads:
+            self.metrics = finish(self.run, self.learner.network, self.history)
+        self.learner.ranks.wait()
+        self.metrics = self.metrics or finished(self.run)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        """Remember who failed: its state is not worth keeping."""
+        try:
+            action()
+        except SoftLabelsError:
+            self.failed = True
+            raise
+
+
+def _rate(learner: Learner) -> float:
+    return float(learner.schedule.get_last_lr()[0])
+
+
+def _go_on(run: Run, learner: Learner, state: dict[str, Any]) -> None:
+    try:
+        learner.load_state(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        first = " ".join(" ".join(str(error).splitlines()[:2]).split())
+        raise MismatchError(
+            f"{run.folder / CHECKPOINT} is of another network than is built now ({first}), and of the same settings: "
+            "the code that builds it has changed. Put the code back, or start the run over with --restart."
+        ) from error
+
+
+def _told(lesson: Lesson, reader: Reader) -> Metrics:
+    """How many labels of either kind a network learns from."""
+    labels = lesson.labels(reader.dataset)
+    hidden = 0 if labels is None or labels.min() > UNLABELLED else int((labels == UNLABELLED).sum())
+    true = 0 if labels is None else labels.size - hidden
+    return {"true_labels": true, "soft_labels": len(reader) if lesson.soft else 0}

@@ -1,0 +1,261 @@
+"""Which shard files of a cache are mapped, where, and which of their chunks have been held against their checksum.
+
+The span has a slot for each shard; a slot has room for the shard's file of every array. A kernel grants a process only
+so many maps: a cache of more shards has fewer slots, and the shard that came first leaves its slot to the next.
+
+Reading what is ready takes no lock. A reader leaves a mark while it copies; whoever empties a slot first says that the
+slot is no longer ready, and then waits for the marks that were there: no page goes from under a copy.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+from weakref import WeakSet
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import CorruptError, IncompleteError, StorageError
+from pipeline.store import files
+from pipeline.store.documents import Job
+from pipeline.store.layout import CHECKSUM_BYTES, row_bytes, shard_file_bytes
+from pipeline.store.shards import REPAIR, check_index, chunk_is_whole
+from pipeline.store.span import UNMAPPABLE, Span, map_whole, most_maps, whole_pages
+from pipeline.store.state import GROUP, shard_path
+
+Rows = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Result = TypeVar("Result")
+PATIENCE = 0.0002  # seconds between two looks at whether a copy has ended; one of 256 rows takes about 0.0001
+
+
+class UnmappableError(Exception):
+    """The file system cannot map files: what is in them has to be read in another way. Never shown to a user."""
+
+
+class Residence:
+    """The mapped shard files of a cache.
+
+    Args:
+        root: the cache's directory.
+        job: what it holds.
+        done: the numbers of the shards with a receipt; None for all.
+
+    Raises:
+        StorageError: not even one shard's addresses can be reserved.
+
+    """
+
+    def __init__(self, root: Path, job: Job, done: frozenset[int] | None) -> None:
+        self.specs, self.layout = job.arrays, job.layout
+        self._root, self._done = root, done
+        self._room = [whole_pages(shard_file_bytes(spec, job.layout, job.layout.shard(0))) for spec in job.arrays]
+        slots, self.span = _reserved(min(job.layout.shards, max(1, most_maps() // len(self._room))), self._room, root)
+        self.slots = slots
+        self._begins = [0, *accumulate(room * slots for room in self._room)]
+        self._slot_of = None if slots == job.layout.shards else np.full(job.layout.shards, -1)
+        self._held: dict[int, int] = {}  # shard -> slot, the first to come first
+        self._empty = list(range(slots))
+        self._files: set[tuple[int, int]] = set()  # (array, shard), mapped
+        self._whole = [np.zeros(self.chunks, np.bool_) for _ in self.specs]
+        self._ready: list[Flags] = []
+        self.forget_others()
+        _ALIVE.add(self)
+
+    def forget_others(self) -> None:
+        """Begin with no reader and a free lock: a forked process has the marks of threads that it does not have."""
+        self._lock = Lock()
+        self._reading: set[object] = set()
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are, counting every shard as full: all shards of view 0 first."""
+        return self.layout.shards * self.layout.chunks_per_shard
+
+    def new_flags(self) -> Flags:
+        """Flags for each chunk, `[chunks]`, for one choice of arrays: whether their rows can be read as they lie."""
+        ready = np.zeros(self.chunks, np.bool_)
+        with self._lock:
+            self._ready.append(ready)
+        return ready
+
+    def coefficients(self, array: int) -> list[float]:
+        """What to multiply place, chunk, shard and 1 with, and sum up, to find where in the span a row begins.
+
+        A fifth factor is the slot's, where a shard's slot may change. A row's place counts every shard as full, as its
+        chunk does: then it is a sum of products, and those of all rows and arrays are one product of matrices, in
+        float64, exact for integers below 2**53.
+        """
+        layout, width, room = self.layout, row_bytes(self.specs[array]), self._room[array]
+        of_a_shard = layout.shard_rows * width + layout.chunks_per_shard * CHECKSUM_BYTES
+        by_shard = (
+            [-of_a_shard, self._begins[array], room] if self.may_evict else [room - of_a_shard, self._begins[array]]
+        )
+        return [width, CHECKSUM_BYTES, *by_shard]
+
+    def slots_of(self, shards: Rows) -> Rows:
+        """The slots of shards that are ready."""
+        return self._slot_of.take(shards) if self._slot_of is not None else shards
+
+    @property
+    def may_evict(self) -> bool:
+        """Whether the cache has more shards than slots, so that a reader has to say that it reads."""
+        return self._slot_of is not None
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """While inside, nothing that is ready at the entrance is unmapped."""
+        mark = object()
+        self._reading.add(mark)
+        try:
+            yield
+        finally:
+            self._reading.discard(mark)
+
+    def once_ready(self, arrays: Sequence[int], ready: Flags, chunks: Rows, read: Callable[[], Result]) -> Result:
+        """Map the shards of these chunks and hold the chunks of these arrays against their checksums; then read.
+
+        Args:
+            arrays: which arrays, by number.
+            ready: the flags of this choice of arrays.
+            chunks: which chunks, `[n]`, of no more shards than there are slots.
+            read: called while nobody else maps or unmaps.
+
+        Raises:
+            CorruptError: a shard file is gone or damaged.
+            IncompleteError: a shard of a partial cache that is not done.
+            StorageError: a file may not be read, or the process has no maps left.
+            UnmappableError: the file system cannot map files.
+
+        """
+        with self._lock:
+            self._hold(np.unique(chunks // self.layout.chunks_per_shard).tolist())
+            for chunk in np.unique(chunks[~ready[chunks]]).tolist():
+                for array in arrays:
+                    self._prove(array, chunk)
+                ready[chunk] = True
+            return read()
+
+    def _hold(self, shards: list[int]) -> None:
+        """Give each of these shards a slot."""
+        missing = [shard for shard in shards if shard not in self._held]
+        if len(missing) > len(self._empty):
+            self._evict(len(missing) - len(self._empty), set(shards))
+        for shard in missing:
+            slot = shard if self._slot_of is None else self._empty.pop()
+            self._held[shard] = slot
+            if self._slot_of is not None:
+                self._slot_of[shard] = slot
+
+    def _evict(self, count: int, but: set[int]) -> None:
+        """Empty some slots: the oldest shards', and an eighth at least, so that readers are seldom waited for."""
+        oldest = [shard for shard in self._held if shard not in but][: max(count, self.slots // 8)]
+        of_a_shard = self.layout.chunks_per_shard
+        for ready in self._ready:
+            for shard in oldest:
+                ready[shard * of_a_shard : (shard + 1) * of_a_shard] = False
+        marks = self._reading.copy()
+        while marks & self._reading:
+            time.sleep(PATIENCE)
+        self._empty += [self._held.pop(shard) for shard in oldest]
+        self._files -= {(array, shard) for array in range(len(self.specs)) for shard in oldest}
+
+    def _prove(self, array: int, chunk: int) -> None:
+        """Map the file that a chunk is in, and hold the chunk against its checksum, unless that is done."""
+        shard, place = divmod(chunk, self.layout.chunks_per_shard)
+        if (array, shard) not in self._files:
+            self._map(array, shard)
+            self._files.add((array, shard))
+        if not self._whole[array][chunk]:
+            begin = self._begin(array, shard)
+            content = self.span.bytes.data[begin : begin + self._room[array]]
+            if not chunk_is_whole(content, place, self.specs[array], self.layout):
+                path = self.path_of(array, shard)
+                raise CorruptError(f"{path}: chunk {place} does not have its checksum: its bytes changed. {REPAIR}")
+            self._whole[array][chunk] = True
+
+    def _map(self, array: int, number: int) -> None:
+        """Map a shard file into its slot, if its size and its index are those that were written."""
+        self.refuse_undone(number)
+        spec, shard, path = self.specs[array], self.layout.shard(number), self.path_of(array, number)
+        descriptor = files.open_regular(path)
+        if descriptor is None:
+            raise CorruptError(f"{path} is gone; its receipt says that it was written. {REPAIR}")
+        try:
+            # Elsewhere first: a map that fails over its slot may leave a hole there for others to fall into.
+            with _explained(path):
+                content = map_whole(descriptor) if (size := os.fstat(descriptor).st_size) else b""
+            check_index(memoryview(content), spec, self.layout, shard, path)
+            with _explained(path):
+                self.span.place(self._begin(array, number), descriptor, size)
+        finally:
+            os.close(descriptor)
+
+    def _begin(self, array: int, shard: int) -> int:
+        return self._begins[array] + self._held[shard] * self._room[array]
+
+    def path_of(self, array: int, number: int) -> Path:
+        """Where a shard file is on the disk."""
+        return shard_path(self._root, self.specs[array], self.layout, self.layout.shard(number))
+
+    def folder_of(self, array: int) -> Path:
+        """Where an array's Zarr document and files are on the disk."""
+        return self._root / GROUP / self.specs[array].name
+
+    def refuse_undone(self, number: int) -> None:
+        """Raise IncompleteError if a shard had no receipt when the cache was opened."""
+        if self._done is not None and number not in self._done:
+            shard = self.layout.shard(number)
+            raise IncompleteError(
+                f"{self._root} is not whole: rows {shard.start} to {shard.stop} of view {shard.view} were not done "
+                "when it was opened. Finish it with the `softlabels generate` that began it, or ask for rows that are "
+                "done."
+            )
+
+
+def _reserved(slots: int, room: Sequence[int], root: Path) -> tuple[int, Span]:
+    """A span for as many slots as asked for, or half of that, and so on, if so many addresses are not to be had."""
+    try:
+        return slots, Span(slots * sum(room))
+    except (OSError, OverflowError) as error:
+        if slots > 1:
+            return _reserved(slots // 2, room, root)
+        raise StorageError(
+            f"{root}: could not reserve {sum(room)} bytes of addresses to map one of its shards: {error}. Raise this "
+            "process's limit (`ulimit -v unlimited`), or read the cache on a machine with larger addresses."
+        ) from error
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """An OSError of a map as what it means."""
+    with files.explained("map this file", path):
+        try:
+            yield
+        except OSError as error:
+            if error.errno in UNMAPPABLE:
+                raise UnmappableError(path) from error
+            if error.errno != errno.ENOMEM:
+                raise
+            raise StorageError(
+                f"{path}: could not map this file: the process has no maps or addresses left (ENOMEM). Raise the "
+                "kernel's limit (`sysctl vm.max_map_count`) or the process's (`ulimit -v unlimited`), or read from "
+                "fewer caches at once."
+            ) from error
+
+
+_ALIVE: WeakSet[Residence] = WeakSet()
+
+
+def _forget_others() -> None:
+    for residence in list(_ALIVE):
+        residence.forget_others()
+
+
+os.register_at_fork(after_in_child=_forget_others)

@@ -1,0 +1,229 @@
+"""Students taught together are the students they would have been alone, and the dataset is read once for all."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from river_cases import CLASSES, samples, write_cache
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its name everywhere
+
+from pipeline import course
+from pipeline.config import Training, ViewSettings
+from pipeline.course import Entry, Lesson, Watch, classes, teach
+from pipeline.datasets.arrays import ArrayDataset
+from pipeline.errors import DatasetError, MismatchError, TrainingError
+from pipeline.labels import SoftLabels
+from pipeline.losses import kd
+from pipeline.reader import UNLABELLED, Batch, Reader
+from pipeline.runs import Run, finished
+
+SETTINGS = Training(epochs=2, batch_size=5, learning_rate=0.01, device="cpu")
+ROWS, STEPS = 24, 5
+HIDDEN = np.where(np.arange(ROWS) % 3, UNLABELLED, samples().labels)
+
+
+def network(width: int = 8) -> nn.Module:
+    """Dropout and running statistics: all that could leak from one student into another."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(16, width), nn.BatchNorm1d(width), nn.Dropout(0.3), nn.Linear(width, CLASSES)
+    )
+
+
+def hard(logits_NC: torch.Tensor, labels_N: torch.Tensor, _: SoftLabels | None) -> torch.Tensor:
+    """Cross-entropy with the true labels there are."""
+    return F.cross_entropy(logits_NC, labels_N, reduction="none", ignore_index=UNLABELLED)
+
+
+def distilled(logits_NC: torch.Tensor, labels_N: torch.Tensor, soft: SoftLabels | None) -> torch.Tensor:
+    """What a student of the teacher is told."""
+    return kd(logits_NC, soft, labels_N, 4.0, 0.9)
+
+
+LESSONS: dict[str, tuple[Training, Lesson]] = {
+    "distilled": (SETTINGS, Lesson(network, distilled, soft=True, test=samples(12, seed=1))),
+    "hard": (SETTINGS, Lesson(lambda: network(6), hard, soft=False)),
+    "few labels": (SETTINGS, Lesson(lambda: network(4), distilled, soft=True, visible_N=HIDDEN)),
+    "longer": (SETTINGS.model_copy(update={"epochs": 3}), Lesson(network, distilled, soft=True)),
+}
+
+
+def entry(folder: Path, name: str, settings: Training | None = None, lesson: Lesson | None = None) -> Entry:
+    """A student in a folder of its own."""
+    own, told = LESSONS.get(name, (SETTINGS, None))
+    run = Run(
+        folder / name, folder / name / "student.safetensors", {"name": name}, "", settings or own, ViewSettings(), 3
+    )
+    return run, lesson or told
+
+
+def outcome(run: Run) -> tuple[bytes, list[dict[str, object]]]:
+    """Weights to the byte, and the line of each epoch but for its time."""
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    return run.weights.read_bytes(), [{**line, "seconds": None} for line in lines]
+
+
+def watch(stop: Callable[[], bool] = lambda: False, shown: list[int] | None = None) -> Watch:
+    """Never stopped, unless asked."""
+    return Watch(stop, ([] if shown is None else shown).append)
+
+
+class Counted(Reader):
+    """A reader that notes every row it is asked for."""
+
+    def __init__(self, *given: object) -> None:
+        super().__init__(*given)
+        self.asked: list[int] = []
+
+    def __getitems__(self, rows: np.ndarray) -> Batch:
+        """The batch of some rows."""
+        self.asked += rows.tolist()
+        return super().__getitems__(rows)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Counted:
+    """Twenty-four samples and what a teacher says of them."""
+    return Counted(samples(), write_cache(tmp_path / "cache", samples()))
+
+
+@pytest.fixture
+def alone(tmp_path: Path, reader: Counted) -> dict[str, tuple[bytes, list[dict[str, object]]]]:
+    """What comes of each student by itself."""
+    found = {}
+    for name in LESSONS:
+        run, lesson = entry(tmp_path / "alone", name)
+        teach([(run, lesson)], reader if lesson.soft else Reader(samples()), watch())
+        found[name] = outcome(run)
+    reader.asked.clear()
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_students_taught_together_are_what_they_are_alone(
+    tmp_path: Path, reader: Counted, alone: dict[str, object], workers: int
+) -> None:
+    """Law: other networks, losses, labels and lengths beside it change no bit; each row is read once an epoch."""
+    entries = [entry(tmp_path / "together", name) for name in LESSONS]
+    shown: list[int] = []
+    metrics = teach(entries, reader, watch(shown=shown), workers)
+    assert {run.folder.name: outcome(run) for run, _ in entries} == alone
+    assert metrics == [finished(run) for run, _ in entries]
+    assert len(set(reader.asked[:ROWS])) == ROWS
+    assert len(reader.asked) == 3 * ROWS
+    assert sum(shown) == (2 + 2 + 2 + 3) * ROWS
+
+
+def test_a_student_that_is_ahead_waits_for_the_others(
+    tmp_path: Path, reader: Counted, alone: dict[str, object]
+) -> None:
+    """Law: whoever joins late, is done, or was stopped elsewhere, every one takes each of its steps once."""
+    entries = {name: entry(tmp_path / "mixed", name) for name in LESSONS}
+    steps: list[int] = []
+    teach([entries["distilled"]], reader, watch(lambda: len(steps) >= 3, steps))
+    steps.clear()
+    teach([entries["longer"]], reader, watch(lambda: len(steps) >= STEPS + 1, steps))
+    teach([entries["few labels"]], reader, watch())
+    reader.asked.clear()
+    left = [each for name, each in entries.items() if name != "few labels"]
+    teach(left, reader, watch())
+    assert {name: outcome(run) for name, (run, _) in entries.items()} == alone
+    # Batches of up to two a worker are read ahead of a stop; here nothing is, and no step is read twice.
+    assert len(reader.asked) == 3 * ROWS
+
+
+def test_one_that_fails_does_not_cost_the_others_their_steps(
+    tmp_path: Path, reader: Counted, alone: dict[str, object]
+) -> None:
+    """Law: its error ends the class; the others are kept to the step, and end as they would have alone."""
+    told = iter(range(100))
+
+    def diverging(logits_NC: torch.Tensor, *_: object) -> torch.Tensor:
+        return logits_NC.sum(1) * (math.nan if next(told) == STEPS + 2 else 0.0)
+
+    broken = entry(tmp_path / "class", "broken", lesson=Lesson(network, diverging, soft=False))
+    others = [entry(tmp_path / "class", name) for name in ("distilled", "longer")]
+    with pytest.raises(TrainingError, match=r"the loss of step 3 of epoch 2 is nan"):
+        teach([others[0], broken, others[1]], reader, watch())
+    assert not (broken[0].folder / "metrics.json").exists()
+    shown: list[int] = []
+    teach(others, reader, watch(shown=shown))
+    assert {run.folder.name: outcome(run) for run, _ in others} == {
+        name: alone[name] for name in ("distilled", "longer")
+    }
+    assert sum(shown) < (2 + 3) * ROWS - 2 * ROWS
+
+
+def test_labels_that_do_not_belong_end_a_class_and_keep_its_steps(tmp_path: Path) -> None:
+    """A dataset that changes under a run: what was learnt before is kept, and goes on once it is put back."""
+    dataset = samples()
+    cache = write_cache(tmp_path / "cache", dataset)
+    run, lesson = entry(tmp_path, "distilled")
+    steps: list[int] = []
+    changed = ArrayDataset(dataset.array.copy(), dataset.ids, dataset.labels, CLASSES)
+    reader = Reader(changed, cache)
+
+    def strike() -> bool:
+        if len(steps) == 3:
+            changed.array[:] += 1
+        return False
+
+    with pytest.raises(MismatchError, match=r"are not the ones the teacher saw"):
+        teach([(run, lesson)], reader, watch(strike, steps))
+    before = len(steps)
+    steps.clear()
+    teach([(run, lesson)], Reader(dataset, cache), watch(shown=steps))
+    assert before + len(steps) == 2 * STEPS
+
+
+def test_a_class_has_one_order(tmp_path: Path) -> None:
+    """Those who see the same rows in the same batches sit together; another seed, size or choice of rows is apart."""
+    dataset = samples()
+    together = [entry(tmp_path, name) for name in LESSONS]
+    few = [entry(tmp_path, f"few-{n}", lesson=Lesson(network, hard, soft=False, visible_N=HIDDEN)) for n in range(2)]
+    larger = entry(tmp_path, "larger", SETTINGS.model_copy(update={"batch_size": 6}), together[0][1])
+    reseeded = (replace(together[0][0], seed=4), together[0][1])
+    found = classes([*together, *few, larger, reseeded], dataset)
+    assert found == [together, few, [larger], [reseeded]]
+
+
+@pytest.mark.parametrize("labels", [None, np.full(ROWS, UNLABELLED)])
+def test_nothing_to_learn_from_is_refused(tmp_path: Path, labels: np.ndarray | None) -> None:
+    """No teacher heard and no label seen; whoever hears the teacher needs none."""
+    dataset = replace(samples(), labels=labels)
+    with pytest.raises(DatasetError, match=r"nothing to learn from: .* no true labels, and no cache was given"):
+        classes([entry(tmp_path, "hard")], dataset)
+    assert len(classes([entry(tmp_path, "distilled")], dataset)) == 1
+
+
+def test_a_student_learns_from_the_labels_it_may_see(tmp_path: Path, reader: Counted) -> None:
+    """Law: what is hidden from it never reaches its loss; its metrics count what it was shown."""
+    seen: list[torch.Tensor] = []
+
+    def noting(logits_NC: torch.Tensor, labels_N: torch.Tensor, soft: SoftLabels) -> torch.Tensor:
+        seen.append(labels_N)
+        return distilled(logits_NC, labels_N, soft)
+
+    lesson = Lesson(network, noting, soft=True, visible_N=HIDDEN)
+    (metrics,) = teach([entry(tmp_path, "shy", lesson=lesson)], reader, watch())
+    shown = torch.cat(seen)
+    assert (shown != UNLABELLED).sum() == 2 * (HIDDEN != UNLABELLED).sum()
+    assert (metrics["true_labels"], metrics["soft_labels"]) == (int((HIDDEN != UNLABELLED).sum()), ROWS)
+
+
+def test_a_class_is_kept_now_and_then(tmp_path: Path, reader: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: every few minutes, of every student in it; not at each step, which would cost more than learning."""
+    kept: list[str] = []
+    keep = course.save_progress
+    monkeypatch.setattr(course, "save_progress", lambda run, state: (kept.append(run.folder.name), keep(run, state)))
+    teach([entry(tmp_path / "a", name) for name in ("distilled", "hard")], reader, watch())
+    assert kept == ["distilled", "hard"] * 2
+    kept.clear()
+    monkeypatch.setattr(course, "SAVE_SECONDS", 0.0)
+    teach([entry(tmp_path / "b", name) for name in ("distilled", "hard")], reader, watch())
+    assert kept == ["distilled", "hard"] * 2 * (STEPS + 1)
