@@ -1,0 +1,42 @@
+"""Every benchmark has a quick form that ends by itself, says what it found, and keeps nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+ALONE = ("gather", "stage_two", "encoding", "scale", "kills")
+
+
+def kept() -> dict[str, tuple[bytes, int]]:
+    """The figures in the tree, and when they were written."""
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in RESULTS.iterdir()}
+
+
+def quick(name: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    """A benchmark at its quick size."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", *words]
+    return subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "words"), [*((name, ()) for name in ALONE), ("stage_one", ("--only", "resnet"))])
+def test_a_quick_benchmark_prints_a_table_and_keeps_nothing(name: str, words: tuple[str, ...]) -> None:
+    """Law: a try never replaces a measured figure."""
+    before = kept()
+    done = quick(name, *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n|") >= 2
+    assert kept() == before
+
+
+def test_without_the_peers_environment_their_benchmark_says_how_to_make_it() -> None:
+    """Law: one sentence, no traceback, and before anything is timed."""
+    done = quick("peers")
+    assert done.returncode == 1
+    assert "make bench-setup" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
