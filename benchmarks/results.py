@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+import torch
+
 FOLDER = Path(__file__).parent / "results"
 
 
@@ -57,7 +59,9 @@ def write(benchmark: str, rows: list[Row], extra: tuple[str, ...] = ()) -> None:
     """Keep the rows as JSON, with the versions of what they depend on, `extra` packages too."""
     packages = ("torch", "numpy", "zarr", *extra)
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
+    machine = (
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads, {platform.machine()}, {platform.system()}"
+    )
     found = [asdict(row) | {"versions": versions, "machine": machine} for row in rows]
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{benchmark}.json").write_text(json.dumps(found, indent=2) + "\n")

@@ -4,7 +4,8 @@ Both run in one process, in turn, first the one and then the other, with the sam
 The bare loop drops the logits; stage one also fingerprints the inputs, encodes, writes every shard durably and seals.
 One row is a ResNet-18 on 224x224 images (on a GPU a ResNet-50 in bfloat16) with random weights, which take as long as
 trained ones; another is an experiment's own dataset and teacher, which `make teacher` trains. On a GPU a further row
-is the busy fraction: the share of stage one's time in which the device is at work on a batch, by its own clock.
+is the busy fraction: the share of stage one's time between the first and the last work on each batch, by the device's
+own clock; gaps within a batch count as busy, so it is an upper bound.
 
     python -m benchmarks.stage_one [--quick] [--config configs/fashion_mnist.toml] [--rounds 5] [--only resnet]
 """

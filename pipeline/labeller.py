@@ -6,7 +6,8 @@ returns before the device has begun: copies to it run on a stream of their own, 
 memory, and whether its rows can be stored comes with it as one boolean. Elsewhere each step is done when it returns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,13 +57,18 @@ class Lane:
             sent = tuple(tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors)
             return Sent(sent, self._stream.record_event())
 
+    @property
+    def late(self) -> bool:
+        """Whether what is launched runs later. Elsewhere it has run, and may be overwritten by what runs next."""
+        return self._stream is not None
+
     def fetch(self, record: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.cuda.Event | None]:
         """Tensors to the host, and when they are there: not to be read before."""
-        home = {name: tensor.to("cpu", non_blocking=self._stream is not None) for name, tensor in record.items()}
-        if self._stream is None:
+        home = {name: tensor.to("cpu", non_blocking=self.late) for name, tensor in record.items()}
+        if not self.late:
             return home, None
         back = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # it sleeps: the loaders need the cores
-        back.record(torch.cuda.current_stream(self.device))
+        back.record(torch.cuda.current_stream(next(iter(record.values())).device))
         return home, back
 
 
@@ -94,7 +100,9 @@ class Pending:
                 failed at its work.
 
         """
-        self._wait()
+        with _explained(self.batch.ids):
+            if self.back:
+                self.back.synchronize()
         if not self.record["storable"]:
             encodings.refuse(self.spec, self.logits_NC, self.batch.ids)
         return {name: tensor.numpy() for name, tensor in self.record.items() if name != "storable"} | {
@@ -103,16 +111,18 @@ class Pending:
             "input_crc32c": self.batch.fingerprints,
         }
 
-    def _wait(self) -> None:
-        try:
-            if self.back:
-                self.back.synchronize()
-        except RuntimeError as error:
-            raise TeacherError(
-                f"The device failed while the teacher was at work on {len(self.batch.ids)} samples, the first with id "
-                f'{self.batch.ids[0]}: {error}. Run the teacher with device = "cpu" to see which step it is, or run '
-                "the same command again to go on, if it was the device itself."
-            ) from error
+
+@contextmanager
+def _explained(ids: NDArray[np.int64]) -> Iterator[None]:
+    """What a device says of its own troubles, as an error about these samples."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TeacherError(
+            f"The device failed while the teacher was at work on {len(ids)} samples, the first with id {ids[0]}: "
+            f"{error}. If its memory ran out, lower teacher.batch_size. Else run the teacher with device = "
+            '"cpu" to see which step it is, or run the same command again to go on, if it was the device itself.'
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,11 @@ class Labeller:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lane", Lane(self.teacher.device))
+
+    @property
+    def late(self) -> bool:
+        """Whether a batch is at work on after `launch` has returned."""
+        return self.lane.late
 
     @property
     def batch_size(self) -> int:
@@ -143,7 +158,8 @@ class Labeller:
         ids, inputs, labels = self.dataset.ids[rows], self.dataset.inputs(rows), self.dataset.labels
         known = np.full(rows.size, -1) if labels is None else np.asarray(labels[rows])
         encodings.refuse_strange_labels(self.spec, known, ids)
-        sent = self.lane.send(inputs, known)
+        with _explained(ids):
+            sent = self.lane.send(inputs, known)
         return Loaded(ids, known, fingerprints(inputs), sent)
 
     @torch.inference_mode()
@@ -156,8 +172,9 @@ class Labeller:
         """
         inputs_NX, labels_N = batch.sent.received()
         logits_NC = self.teacher.answer(inputs_NX)
-        record = encodings.launch(self.spec, logits_NC, labels_N, batch.ids)
-        home, back = self.lane.fetch({**record, "storable": encodings.storable(record)})
+        with _explained(batch.ids):
+            record = encodings.launch(self.spec, logits_NC, labels_N, batch.ids)
+            home, back = self.lane.fetch({**record, "storable": encodings.storable(record)})
         return Pending(self.spec, batch, logits_NC, home, back)
 
     def label(self, batch: Loaded) -> Block:

@@ -1,5 +1,6 @@
 """What the cache stores of a batch: what the teacher says of these inputs, and what ties it to them."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 
 from pipeline.config import TeacherSettings, ViewSettings
 from pipeline.datasets.arrays import ArrayDataset
+from pipeline.datasets.checks import checked
 from pipeline.errors import DatasetError, TeacherError
 from pipeline.executors.inline import run_inline
 from pipeline.labeller import Labeller, Sent
@@ -20,6 +22,7 @@ from pipeline.teachers import Teacher
 from pipeline.views import fingerprints
 
 VIEWS = ViewSettings(mean=100.0, std=50.0)
+TOPK = LabelSpec("topk", CLASSES, "float32", k=2, temperatures=(1.0, 4.0))
 
 
 class Linear(nn.Module):
@@ -28,6 +31,39 @@ class Linear(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[N, 1, 4, 4] to [N, 3]."""
         return inputs.flatten(1)[:, :CLASSES]
+
+
+class Slow(nn.Module):
+    """A network with weights, whose work takes a GPU milliseconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.wide, self.narrow = nn.Linear(16, 4096), nn.Linear(4096, CLASSES)
+        self.between = nn.Linear(4096, 4096)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """[N, 1, 4, 4] to [N, 3]."""
+        hidden = self.wide(inputs.flatten(1)).tanh()
+        for _ in range(20):
+            hidden = self.between(hidden).tanh()
+        return self.narrow(hidden)
+
+
+class Frugal(nn.Module):
+    """Answers in the same memory each time, and from its second call on with what it is told to."""
+
+    def __init__(self, first_row: list[float] | None = None) -> None:
+        super().__init__()
+        self.answer, self.first_row, self.calls = torch.empty(7, CLASSES), first_row, 0
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """[N, 1, 4, 4] to [N, 3]."""
+        self.calls += 1
+        answer = self.answer[: len(inputs)].copy_(inputs.flatten(1)[:, :CLASSES])
+        if self.first_row and self.calls == 2:
+            answer[0] = torch.tensor(self.first_row)
+        return answer
 
 
 SETTINGS = TeacherSettings(model="mlp", checkpoint="none.safetensors", batch_size=7)
@@ -155,14 +191,93 @@ def test_a_run_on_a_gpu_stores_what_a_run_on_the_cpu_does(spec: LabelSpec) -> No
     """However copies, launches and fetches overlap, each row keeps its own answer."""
     dataset, found = samples(240), {}
     for device in ("cpu", "cuda"):
-        of = replace(labeller(dataset, spec), teacher=replace(TEACHER, device=torch.device(device)))
+        of = labeller(dataset, spec)
+        of = replace(of, teacher=replace(TEACHER, network=Slow().to(device), device=torch.device(device)))
         blocks: list[dict[str, np.ndarray]] = []
         plan = list(Layout(240, 1, 60, 60).all_shards())
         keep = lambda _, block, __, blocks=blocks: blocks.append(block)  # noqa: E731 - a commit that keeps
         assert run_inline(plan, of, keep, stopped=lambda: False, progress=lambda _: None, workers=3)
         found[device] = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     for name, rows in found["cpu"].items():
-        np.testing.assert_allclose(found["cuda"][name], rows, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found["cuda"][name], rows, rtol=1e-4, atol=1e-4)
+
+
+def whole(of: Labeller) -> dict[str, np.ndarray]:
+    """All rows of a labeller's dataset, through the executor."""
+    blocks: list[dict[str, np.ndarray]] = []
+    plan = list(Layout(len(of.dataset), 1, 12, 12).all_shards())
+    run_inline(plan, of, lambda _, block, __: blocks.append(block), stopped=lambda: False, progress=lambda _: None)
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+@pytest.mark.parametrize("spec", [DENSE, TOPK])
+def test_a_network_that_answers_in_the_same_memory_each_time_loses_no_row(spec: LabelSpec) -> None:
+    """Law: each row's labels are its own, whatever becomes of the memory they came in."""
+    frugal, generous = (whole(labeller(samples(), spec, network)) for network in (Frugal(), Linear()))
+    for name, rows in generous.items():
+        np.testing.assert_array_equal(frugal[name], rows)
+
+
+@pytest.mark.parametrize("spec", [DENSE, TOPK])
+def test_what_such_a_network_says_wrongly_is_refused_as_what_it_was(spec: LabelSpec) -> None:
+    """Law: a refusal speaks of the batch that could not be stored, not of the one after it."""
+    with pytest.raises(TeacherError, match=r"not finite \(NaN or infinite\) for 1 of"):
+        whole(labeller(samples(), spec, Frugal([math.nan] * CLASSES)))
+
+
+@pytest.mark.parametrize("spec", [DENSE, TOPK])
+def test_logits_that_changed_before_they_could_be_refused_are_told_as_such(spec: LabelSpec) -> None:
+    """On a GPU the next batch may have overwritten them: the cause is named, and what to do."""
+    network = Frugal([math.nan] * CLASSES)
+    of = labeller(samples(), spec, network)
+    of.launch(of.load(0, 7))
+    pending = of.launch(of.load(7, 14))
+    of.launch(of.load(14, 21))
+    ids = samples().ids
+    with pytest.raises(TeacherError, match=rf"of 7 samples \(the first with id {ids[7]}\) .* same memory each time"):
+        pending.result()
+
+
+def test_a_dataset_that_reads_into_one_buffer_loses_no_input() -> None:
+    """Law: what the teacher sees is what was fingerprinted, however the source reuses its memory."""
+
+    class Reusing(ArrayDataset):
+        def inputs(self, rows: np.ndarray) -> np.ndarray:
+            buffer = self.array[: len(rows)]
+            buffer[:] = kept[rows]
+            return buffer
+
+    kept = samples().array
+    source = samples()
+    reusing = checked(Reusing(kept.copy(), source.ids, source.labels, source.classes), "reusing", None, None)
+    found, expected = whole(labeller(reusing)), whole(labeller(source))
+    for name, rows in expected.items():
+        np.testing.assert_array_equal(found[name], rows)
+
+
+@pytest.mark.parametrize("place", ["pipeline.encodings.launch", "pipeline.labeller.Lane.send"])
+def test_memory_that_runs_out_beside_the_network_is_told_as_such(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies and encodings need the device's memory too."""
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    of = labeller(samples())
+    monkeypatch.setattr(place, full)
+    with pytest.raises(TeacherError, match=r"The device failed .*: out of memory\. If its memory ran out, lower"):
+        of.label(of.load(0, 7))
+
+
+def test_a_network_that_ends_the_program_is_an_error() -> None:
+    """Law: `sys.exit()` in somebody's forward does not end stage one as if it were done."""
+
+    class Quitter(nn.Module):
+        def forward(self, _: torch.Tensor) -> torch.Tensor:
+            raise SystemExit(0)
+
+    of = labeller(samples(), network=Quitter())
+    with pytest.raises(TeacherError, match=r"failed on a batch .*: SystemExit: 0"):
+        of.label(of.load(0, 7))
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ class CheckedDataset:
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"{self.name}: rows {rows.min()}..{rows.max()} asked for, there are 0..{len(self) - 1}")
         try:
-            batch = np.ascontiguousarray(self.source.inputs(rows))
+            # A copy: others are still at work on this batch when a source that has one buffer refills it for the next.
+            batch = np.array(self.source.inputs(rows), order="C")
         except SoftLabelsError:
             raise
         except Exception as error:  # the user's code: anything may come of it
@@ -79,6 +80,11 @@ def checked(source: Dataset, name: str, classes: int | None, class_names: tuple[
     if labels is not None:
         _check_labels(name, ids, labels, classes)
     check_inputs((len(ids), *source.input_shape), source.input_dtype, name)
+    if not source.input_dtype.isnative or source.input_dtype.itemsize > 8:  # noqa: PLR2004 - float64
+        raise DatasetError(
+            f"{name}: found inputs of dtype {source.input_dtype!r}, which no tensor can hold; expected numbers of at "
+            "most 64 bits in this machine's byte order. Convert them in the dataset."
+        )
     return CheckedDataset(source, name, ids, labels, classes, names, source.input_shape, source.input_dtype)
 
 

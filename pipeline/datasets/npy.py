@@ -38,23 +38,21 @@ def from_npy(inputs: str | Path, labels: str | Path | None = None, ids: str | Pa
     """The inputs, labels and ids of these `.npy` files; without ids, the position is the id.
 
     Not for files that may change or shrink while they are read: they are mapped. And give `ids` where memory is to stay
-    the same for any number of rows: positions take 8 bytes a row.
+    the same for any number of rows: positions take 8 bytes a row. A process that is spawned, not forked, is sent labels
+    and ids whole.
     """
     return NpyDataset(inputs, labels, ids)
 
 
 def _open(path: str | Path) -> NDArray[np.generic]:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such file; expected a .npy file. Correct the path.") from None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # its header is parsed as Python: anything may come of it
         raise DatasetError(
-            f"{path}: this cannot be read as a .npy file: {error}. It is another format, cut short, or holds Python "
-            "objects: write it anew with numpy.save."
+            f"{path}: this cannot be read as a .npy file: {error}. It is another format (an .npz archive holds several "
+            "arrays), cut short, or holds Python objects: write one array to it with numpy.save."
         ) from error
-    if not isinstance(array, np.memmap):
-        array.close()
-        raise DatasetError(f"{path}: this is an archive of arrays (.npz); expected one array in a .npy file.")
     check_inputs(array.shape, array.dtype, str(path))
     return np.asarray(array)

@@ -115,6 +115,11 @@ def refuse(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> NoRe
     """Raise TeacherError about a batch whose record is not `storable`, naming samples and what to do."""
     wide_NC = logits_NC.detach().to(torch.float32)
     _refuse_non_finite(wide_NC, ids_N)
+    if storable(ENCODINGS[spec.encoding].encode(spec, wide_NC, torch.zeros(len(ids_N), device=wide_NC.device))):
+        raise TeacherError(
+            f"The teacher's logits of {len(ids_N)} samples (the first with id {ids_N[0]}) could not be stored, and "
+            "changed since: its network answers in the same memory each time. Have it return a new tensor (`.clone()`)."
+        )
     ENCODINGS[spec.encoding].refuse(spec, wide_NC, ids_N)
 
 

@@ -197,10 +197,11 @@ def _refuse_gaps(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -
     dtype = getattr(torch, spec.dtype)
     beyond_N = exact_NK[:, -1].to(dtype).isinf()
     if beyond_N.any():
+        wider = "" if spec.dtype == "float32" else 'labels.dtype = "float32", or '
         raise TeacherError(
             f"The teacher's kept logits lie as far as {-exact_NK.min().item():.6g} below the largest of their row, "
             f"beyond {spec.dtype}'s largest number {torch.finfo(dtype).max:.6g}, for {samples(beyond_N, ids_N)}; "
-            'stored, they would be infinite. Set labels.dtype = "float32", or a smaller labels.k.'
+            f"stored, they would be infinite. Set {wider}a smaller labels.k."
         )
 
 

@@ -23,7 +23,7 @@ from pipeline.errors import DatasetError
 from pipeline.labeller import Block, Labeller, Loaded, Pending
 from pipeline.store.layout import Shard
 
-LATE = 2  # batches launched before the first of them is fetched: the device has the next while the host is busy
+LATE = 2  # batches launched on a GPU before the first of them is fetched: it has the next while the host is busy
 
 Commit = Callable[[Shard, Block, float], object]
 
@@ -73,7 +73,7 @@ def run_inline(
     missing = sum(shard.rows for shard in plan)
     with ThreadPoolExecutor(1, "writer") as thread:
         shards = _Shards(thread, commit)
-        for cut, pending in _late(_launched(plan, labeller, stopped, loaders(workers))):
+        for cut, pending in _late(_launched(plan, labeller, stopped, loaders(workers)), LATE if labeller.late else 0):
             shards.put(cut, pending.result())
             progress(cut.stop - cut.start)
             missing -= cut.stop - cut.start
@@ -104,14 +104,14 @@ def _launched(
         yield cut, labeller.launch(batch)
 
 
-def _late(launched: Iterator[tuple[Cut, Pending]]) -> Iterator[tuple[Cut, Pending]]:
-    """Each batch once `LATE` more are launched; before an error comes what was launched before it."""
+def _late(launched: Iterator[tuple[Cut, Pending]], late: int) -> Iterator[tuple[Cut, Pending]]:
+    """Each batch once so many more are launched; before an error comes what was launched before it."""
     held: deque[tuple[Cut, Pending]] = deque()
     failure = None
     try:
         for each in launched:
             held.append(each)
-            if len(held) > LATE:
+            if len(held) > late:
                 yield held.popleft()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is raised below
         failure = error

@@ -54,7 +54,7 @@ class Teacher:
         try:
             with autocast(self.device, self.settings.precision):
                 answer = self.network(inputs)
-        except Exception as error:  # the user's network, and the device's memory: anything may come of it
+        except (Exception, SystemExit) as error:  # the user's network, the device's memory: anything may come of it
             raise TeacherError(
                 f"The teacher {self.settings.model} failed on a batch of shape {list(inputs.shape)}: "
                 f"{type(error).__name__}: {error}. Check that it fits these inputs, and lower teacher.batch_size if it "

@@ -41,6 +41,20 @@ def test_a_dataset_that_contradicts_itself_is_refused(changes: dict[str, object]
         checked(replace(FOUR, **changes), "toy", None, None)
 
 
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32).newbyteorder(), np.dtype(np.longdouble)])
+def test_inputs_that_no_tensor_can_hold_are_refused(dtype: np.dtype[np.generic]) -> None:
+    """Of the user's own dataset, when it is opened and not in the middle of a run; our own kinds convert them."""
+
+    class Own(ArrayDataset):
+        input_dtype = dtype
+
+    own = Own(np.zeros((4, 2), dtype), np.arange(4), None, 3)
+    with pytest.raises(
+        DatasetError, match=r"^toy: found inputs of dtype .*, which no tensor can hold; expected numbers"
+    ):
+        checked(own, "toy", None, None)
+
+
 def test_only_the_first_few_repeated_ids_are_named() -> None:
     """A million repeated ids make one line of error, not a million."""
     twice = ArrayDataset(np.zeros((10, 1)), np.repeat(np.arange(5), 2))

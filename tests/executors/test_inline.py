@@ -33,6 +33,7 @@ class Machine:
     """
 
     batch_size: int
+    late: bool = True  # as on a GPU
     fails: dict[str, int] = field(default_factory=dict)
     delays: dict[str, float] = field(default_factory=dict)
     loaded: list[Rows] = field(default_factory=list)
@@ -252,6 +253,20 @@ def test_the_next_batch_is_launched_before_the_last_is_waited_for() -> None:
     """So the device is never without work while the host is busy; and no more than a few are launched ahead."""
     machine = Device(2)
     machine.total = 15
+    assert machine.run(list(Layout(30, 1, 4, 1).all_shards()))
+    assert len(machine.fetched) == 15
+
+
+def test_where_nothing_runs_late_a_batch_is_fetched_before_the_next_is_launched() -> None:
+    """Law: on a CPU a network may answer in the same memory each time, and no batch is overwritten by the next."""
+    machine = Machine(2, late=False)
+    launch = machine.launch
+
+    def launched(batch: Rows) -> Pending:
+        assert machine.fetched == machine.launched
+        return launch(batch)
+
+    machine.launch = launched
     assert machine.run(list(Layout(30, 1, 4, 1).all_shards()))
     assert len(machine.fetched) == 15
 
