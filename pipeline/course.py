@@ -9,6 +9,7 @@ Shape legend: N samples of the dataset.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from time import perf_counter
 from typing import Any
 
@@ -76,7 +77,7 @@ def classes(entries: Sequence[Entry], dataset: Dataset) -> list[list[Entry]]:
     groups: dict[object, list[Entry]] = {}
     for run, lesson in entries:
         usable = lesson.usable(dataset)
-        key = (run.seed, run.settings.batch_size, None if usable is None else usable.tobytes())
+        key = (run.seed, run.settings.batch_size, None if usable is None else sha256(usable.tobytes()).digest())
         groups.setdefault(key, []).append((run, lesson))
     return list(groups.values())
 
@@ -108,6 +109,7 @@ def teach(
         len(reader), run.settings.batch_size, seed=run.seed, rank=ranks.rank, world=ranks.world, usable=usable
     )
     pupils = [_Pupil.enrolled(run, lesson, reader, sampler.steps, ranks) for run, lesson in entries]
+    _refuse_apart(pupils, ranks)
     for pupil in pupils:
         pupil.graduate()  # one that was killed when only that was left to do
     for epoch in range(max(run.settings.epochs for run, _ in entries)):
@@ -115,6 +117,16 @@ def teach(
         if present and not _walk(present, sampler, reader, watch, workers):
             break
     return [pupil.metrics for pupil in pupils]
+
+
+def _refuse_apart(pupils: Sequence["_Pupil"], ranks: Ranks) -> None:
+    """Refuse ranks that would begin at different steps, as those do that see different folders."""
+    at = [float(number) for pupil in pupils for number in (pupil.epoch.number, pupil.epoch.steps)]
+    if ranks.any(ranks.total(*at) != [number * ranks.world for number in at]):
+        raise MismatchError(
+            f"Rank {ranks.rank} of {ranks.world} finds other checkpoints in {pupils[0].run.folder} than the others do. "
+            "Put the run folders where all ranks see them."
+        )
 
 
 def _walk(pupils: Sequence["_Pupil"], sampler: EpochSampler, reader: Reader, watch: Watch, workers: int) -> bool:
@@ -140,7 +152,7 @@ def _walk(pupils: Sequence["_Pupil"], sampler: EpochSampler, reader: Reader, wat
             return False
         for pupil in pupils:
             pupil.pass_on()
-    except SoftLabelsError:
+    except (SoftLabelsError, OSError):
         if ranks.world == 1:  # else the others wait for this one, and torchrun ends them
             _save([pupil for pupil in pupils if not pupil.failed])
         raise

@@ -18,6 +18,7 @@ from pipeline.seeds import generator, seed_of
 
 Rows = NDArray[np.int64]
 ROUNDS = 16  # with fewer, some of the 120 shuffles of five rows come up more often than others
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's step
 LEAST = 4  # rows that can be cut into two batches
 BLOCK_ROWS = 2**14  # computed at once: a shuffle costs a few hundred NumPy calls, whether of one row or of thousands
 
@@ -40,20 +41,21 @@ class Shuffle:
     def _keys(self) -> NDArray[np.uint64]:
         return generator("shuffle", self.seed).integers(0, 2**64, ROUNDS, np.uint64)
 
-    def __call__(self, places: Rows) -> Rows:
-        """What stands at some places of the shuffled row, `[n]`."""
-        found = self._walked(places.astype(np.uint64))
+    def __call__(self, places: Rows, turns: Rows | None = None) -> Rows:
+        """What stands at some places of the shuffled row, `[n]`; in turn t, of another shuffle than in all others."""
+        tweaks = np.zeros(1, np.uint64) if turns is None else _mixed(turns.astype(np.uint64) * GOLDEN)
+        found = self._walked(places.astype(np.uint64), tweaks)
         while (outside := np.flatnonzero(found >= self.size)).size:
-            found[outside] = self._walked(found[outside])
+            found[outside] = self._walked(found[outside], tweaks if turns is None else tweaks[outside])
         return found.astype(np.int64)
 
-    def _walked(self, places: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def _walked(self, places: NDArray[np.uint64], tweaks: NDArray[np.uint64]) -> NDArray[np.uint64]:
         width = np.uint64(isqrt(self.size - 1) + 1)
         height = np.uint64(-(-self.size // int(width)))
         column, row = np.divmod(places, height)
         for key in self._keys.reshape(-1, 2):
-            column = (column + _mixed(row + key[0])) % width
-            row = (row + _mixed(column + key[1])) % height
+            column = (column + _mixed(row + (tweaks + key[0]))) % width
+            row = (row + _mixed(column + (tweaks + key[1]))) % height
         return column * height + row
 
 
@@ -87,10 +89,7 @@ class Order:
         """The rows at places `start` to `stop` (not included)."""
         size = self.length if self.usable is None else self.usable.size
         turns, places = np.divmod(np.arange(start, stop), size)
-        rows = np.empty_like(places)
-        for turn in range(start // size, -(-stop // size)):
-            there = turns == turn
-            rows[there] = Shuffle(size, seed_of("order", self.seed, self.epoch, turn))(places[there])
+        rows = Shuffle(size, seed_of("order", self.seed, self.epoch))(places, turns if stop > size else None)
         return rows if self.usable is None else self.usable[rows]
 
 
@@ -129,12 +128,8 @@ class EpochSampler(Sampler[Rows]):
     ) -> None:
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} of {world}: expected 0 to {world - 1}. Pass the process's own rank.")
-        if min(batch_size, length) < (2 * world if world > 1 else 1) or (pad and batch_size % world):
-            raise ConfigError(
-                f"{length} rows in batches of {batch_size} cannot be shared among {world} ranks: expected at least two "
-                "rows a rank (one, if it is the only rank), and to pad, a batch_size that is a multiple of the ranks. "
-                "Change batch_size, which counts the rows of all ranks, or use fewer ranks."
-            )
+        if min(batch_size, length) < 1 or (pad and batch_size % world):
+            raise self._refused(length, batch_size, world)
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world, self.usable = rank, world, usable
         self.epoch = self.step = 0
@@ -144,6 +139,16 @@ class EpochSampler(Sampler[Rows]):
         self.steps = max(1, self.total // batch_size + (rest > 0 and not single))
         self._last = (batch_size + rest) // 2 if rest and self.steps > 1 and not single else batch_size
         self._last += -self._last % world if pad else 0
+        if world > 1 and min(self.total, self._last) < 2 * world:
+            raise self._refused(length, batch_size, world)
+
+    @staticmethod
+    def _refused(length: int, batch_size: int, world: int) -> ConfigError:
+        return ConfigError(
+            f"{length} rows in batches of {batch_size} cannot be shared among {world} ranks: expected at least two "
+            "rows a rank in every batch (one, if it is the only rank), and to pad, a batch_size that is a multiple of "
+            "the ranks. Set a batch_size, which counts the rows of all ranks, of four a rank or more, or use fewer."
+        )
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:
         """Walk this epoch from now on; once, from a step in its middle: `step` batches of it are done already.

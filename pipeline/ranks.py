@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
+from pipeline.errors import TrainingError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -29,11 +31,22 @@ class Ranks:
         return self.total(float(flag))[0] > 0
 
     def total(self, *values: float) -> list[float]:
-        """Numbers summed over all processes."""
+        """Numbers summed over all processes.
+
+        Raises:
+            TrainingError: another process has ended.
+
+        """
         if self.world == 1:
             return list(values)
         summed = torch.tensor(values, dtype=torch.float64)
-        distributed.all_reduce(summed)
+        try:
+            distributed.all_reduce(summed)
+        except RuntimeError as error:
+            raise TrainingError(
+                f"Rank {self.rank} of {self.world} cannot reach the others: {' '.join(str(error).split())}. One of "
+                "them has ended; its own message says why."
+            ) from error
         return [float(value) for value in summed]
 
     def wait(self) -> None:
@@ -44,7 +57,10 @@ class Ranks:
         """The same network, whose gradients are averaged over all processes."""
         if self.world == 1:
             return network
-        return torch.nn.parallel.DistributedDataParallel(network, None if device.type == "cpu" else [device])
+        # Without `find_unused_parameters` its buckets are rebuilt after the first step, so a run that goes on from a
+        # checkpoint would sum in another order than one that never stopped.
+        devices = None if device.type == "cpu" else [device]
+        return torch.nn.parallel.DistributedDataParallel(network, devices, find_unused_parameters=True)
 
 
 ALONE = Ranks()

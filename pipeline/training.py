@@ -155,13 +155,18 @@ class Epoch:
         except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:  # the user's network
             raise TrainingError(
                 f"Step {self.steps + 1} of epoch {self.number + 1} failed on inputs of shape "
-                f"{list(batch.inputs_NX.shape)}: {type(error).__name__}: {error}. Mend the model or its options; if "
-                "memory ran out, lower batch_size, or train fewer students at once."
+                f"{list(batch.inputs_NX.shape)}: {type(error).__name__}: {error}. {self._advice}"
             ) from error
         before = self.settle()
         self.steps += 1
         self._unread = mean, rows
         return before
+
+    @property
+    def _advice(self) -> str:
+        if self.learner.ranks.world > 1:
+            return "If another rank has ended, its own message says why; else mend the model or its options."
+        return "Mend the model or its options; if memory ran out, lower batch_size, or train fewer students at once."
 
     def settle(self) -> float | None:
         """Wait for the last step; its mean loss, once.
@@ -200,7 +205,7 @@ def predictor(learner: Learner) -> Callable[[NDArray[np.generic]], torch.Tensor]
     return predict
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would spoil tensors that a network makes once and keeps
 def try_out(learner: Learner, dataset: Dataset) -> None:
     """Refuse, before the first step, a network that does not answer a sample with one logit a class.
 
@@ -222,7 +227,7 @@ def try_out(learner: Learner, dataset: Dataset) -> None:
         )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def accuracy(predict: Callable[[NDArray[np.generic]], torch.Tensor], dataset: Dataset, batch_size: int) -> float:
     """The share of a dataset's labelled samples whose largest logit is the true class's.
 

@@ -217,7 +217,9 @@ def _refuse(message: str, exit_code: int) -> None:
 
 
 def _print_json(message: str, exit_code: int) -> None:
-    if "--json" in sys.argv:
+    from stages.report import reports
+
+    if "--json" in sys.argv and reports():
         click.echo(json.dumps({"error": message, "exit_code": exit_code}))
 
 

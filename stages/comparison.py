@@ -46,7 +46,10 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
 
 
 def _worth(seal: Seal, results: Mapping[str, Sequence[Metrics]]) -> tuple[dict[str, float], str] | None:
-    """How many students pay for the cache, against a teacher that is asked anew in every epoch of each of them."""
+    """How many students pay for the cache, against a teacher that is asked anew in every epoch of each of them.
+
+    What a pass of the teacher takes in the loop is not known here; it is taken to be what a view of the cache took.
+    """
     epochs = [int(m["identity"]["epochs"]) for each in results.values() for m in each if m["soft_labels"]]
     if not epochs:
         return None
@@ -55,8 +58,8 @@ def _worth(seal: Seal, results: Mapping[str, Sequence[Metrics]]) -> tuple[dict[s
     students, saved = once / in_the_loop if in_the_loop else 1.0, sum(epochs) * a_pass - once
     facts = {"students": students, "in_the_loop_seconds_a_student": in_the_loop, "saved_seconds": saved}
     return facts, (
-        f"Break-even: {students:.2g} students. In the loop, the teacher would take {duration(in_the_loop)} of each "
-        f"({mean(epochs):g} epochs); these {counted(len(epochs), 'run')} saved {duration(max(0.0, saved))}."
+        f"Break-even: {students:.2g} students. In the loop, the teacher would take about as long in every epoch, "
+        f"{duration(in_the_loop)} a student; these {counted(len(epochs), 'run')} saved {duration(max(0.0, saved))}."
     )
 
 

@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C as a question that long work asks now and then. A second signal stops at once."""
+"""SIGTERM and Ctrl-C as a question that long work asks now and then. A second Ctrl-C stops at once.
+
+A second SIGTERM does not: launchers send it to a process and to whoever started it, which passes it on.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -31,14 +34,13 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Turn the first SIGTERM or SIGINT into a request; the second has its usual effect."""
+    """Turn SIGTERM and the first SIGINT into a request; a second SIGINT has its usual effect."""
     stop = Stop()
     before = {number: signal.getsignal(number) for number in EXIT_CODES}
 
     def ask(number: int, _: FrameType | None) -> None:
-        stop.asked = signal.Signals(number)
-        for each in EXIT_CODES:
-            signal.signal(each, signal.SIG_DFL)
+        stop.asked = stop.asked or signal.Signals(number)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     for number in EXIT_CODES:
         signal.signal(number, ask)

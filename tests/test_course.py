@@ -227,3 +227,42 @@ def test_a_class_is_kept_now_and_then(tmp_path: Path, reader: Counted, monkeypat
     monkeypatch.setattr(course, "SAVE_SECONDS", 0.0)
     teach([entry(tmp_path / "b", name) for name in ("distilled", "hard")], reader, watch())
     assert kept == ["distilled", "hard"] * 2 * (STEPS + 1)
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is gone"), MismatchError("not the same")])
+def test_a_dataset_that_fails_costs_no_step(tmp_path: Path, error: Exception) -> None:
+    """Law: whatever reading ends with, what was learnt before is kept, and the same call goes on from there."""
+    steps: list[int] = []
+
+    class Failing(Reader):
+        def __getitems__(self, rows: np.ndarray) -> Batch:
+            if len(steps) >= 3:
+                raise error
+            return super().__getitems__(rows)
+
+    entries = [entry(tmp_path, "hard")]
+    with pytest.raises(type(error), match=str(error)):
+        teach(entries, Failing(samples()), watch(shown=steps))
+    before = len(steps)
+    assert 3 <= before < 2 * STEPS
+    steps.clear()
+    teach(entries, Reader(samples()), watch(shown=steps))
+    assert before + len(steps) == 2 * STEPS
+
+
+def test_a_network_may_make_a_table_in_its_first_forward(tmp_path: Path) -> None:
+    """Law: asked once before the first step and after each epoch, it can still be trained with what it made then."""
+
+    class Tabled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.table = nn.Linear(16, CLASSES), None
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            if self.table is None:
+                self.table = torch.linspace(0, 1, 16)
+            return self.last(inputs.flatten(1) * self.table)
+
+    lesson = Lesson(Tabled, hard, soft=False, test=samples(12, seed=1))
+    (metrics,) = teach([entry(tmp_path, "tabled", lesson=lesson)], Reader(samples()), watch())
+    assert metrics is not None

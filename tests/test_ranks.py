@@ -50,11 +50,12 @@ def test_ranks_learn_what_one_process_learns(tmp_path: Path, world: int) -> None
         assert shared == pytest.approx(alone, rel=1e-5)
 
 
-def test_ranks_stopped_at_a_step_go_on_from_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_stopped_at_a_step_go_on_from_it(tmp_path: Path, world: int) -> None:
     """Law: one rank that is asked stops all at one step; twice in a row, and the weights are the same to the byte."""
-    together(2, tmp_path / "straight")
+    together(world, tmp_path / "straight")
     for steps, asked in (("2", 1), ("3", 0), ("inf", 0)):
-        together(2, tmp_path / "stopped", steps, asked)
+        together(world, tmp_path / "stopped", steps, asked)
         assert (tmp_path / "stopped" / "dropout" / "metrics.json").exists() == (steps == "inf")
     for name in ("plain", "dropout"):
         found, expected = (tmp_path / which / name for which in ("stopped", "straight"))
@@ -71,3 +72,11 @@ def test_a_process_by_itself_joins_no_one(monkeypatch: pytest.MonkeyPatch) -> No
     with joined() as ranks:
         assert (ranks.leads, ranks.any(flag=True), ranks.any(flag=False)) == (True, True, False)
         assert ranks.total(1.0, 2.5) == [1.0, 2.5]
+
+
+def test_a_rank_that_ends_tells_why_and_the_others_point_to_it(tmp_path: Path) -> None:
+    """Law: no traceback and no false advice: whoever lost the others says so; torchrun ends with an error."""
+    done = started(2, str(TESTS / "rank_cases.py"), str(tmp_path), "broken", "1")
+    assert done.returncode == 1
+    assert "the loss of step 2 of epoch 1 is nan" in done.stderr
+    assert "Mend the model or its options; if memory ran out" not in done.stderr

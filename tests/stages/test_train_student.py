@@ -382,6 +382,9 @@ def test_the_table_says_how_many_students_pay_for_the_cache(trained: Path) -> No
     assert facts["students"] == pytest.approx(0.5)
     assert facts["in_the_loop_seconds_a_student"] == pytest.approx(2 * seal["made"]["seconds"])
     assert facts["saved_seconds"] == pytest.approx(seal["made"]["seconds"])
-    assert "Break-even: 0.5 students. In the loop, the teacher would take" in must("train").out
+    assert (
+        "Break-even: 0.5 students. In the loop, the teacher would take about as long in every epoch, "
+        in must("train").out
+    )
     alone = must("train", flags=("--student", "alone", "--json")).facts
     assert "break_even" not in alone
