@@ -2,14 +2,18 @@
 
 Batches of uniformly random rows, page cache warm, checksums verified in the warm-up, new memory for every batch on both
 sides. The two sides read the same batches in turn in one process; a ratio above 1 says that the cache is faster. The
-raw side is one `np.memmap` an array, indexed with the rows; for top-k also one of whole records, as if a store kept
-rows packed (which rules out reading one array alone): as NumPy items of numbers, and as opaque bytes.
+raw side has one array for each of the cache's, read in four ways: `memmap[rows]`, as people write it; `np.take` of a
+plain view of the same memory, which spares what `np.memmap` adds to each call; `torch.index_select` of it; and the same
+number of bytes copied in order, the whole file over and over. Top-k rows are narrow, and four times as many are read,
+so that no cache of the processor holds them all; there the raw side is also one memmap of whole records, as if a store
+kept rows packed (which rules out reading one array alone): as NumPy items of numbers, and as opaque bytes.
 
     python -m benchmarks.gather [--quick] [--rounds 7]
 """
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from time import perf_counter
@@ -33,6 +37,7 @@ from pipeline.store.writer import CacheWriter
 Batch = NDArray[np.int64]
 Read = Callable[[Batch], object]
 ROWS, QUICK_ROWS, BATCH = 262_144, 32_768, 256
+NARROWER = 4  # times as many rows of top-k
 SLICE = 0.3  # seconds of reading in a round
 MANY = 10_000
 DENSE = LabelSpec("dense", 1000, "float16")
@@ -78,7 +83,10 @@ def written(path: Path, job: Job) -> LabelCache:
 
 
 def raw(path: Path, cache: LabelCache, specs: tuple[ArraySpec, ...]) -> list[np.memmap[Any, Any]]:
-    """The same rows in one file, array after array, each seen as one memmap; every page of it read once."""
+    """The same rows in one file, array after array, each seen as one memmap; every page of it read once.
+
+    Mapped as what may be written, though nobody does: torch warns of memory that may not.
+    """
     sizes = [row_bytes(spec) * cache.layout.rows for spec in specs]
     with path.open("wb") as file:
         for spec in specs:
@@ -88,7 +96,7 @@ def raw(path: Path, cache: LabelCache, specs: tuple[ArraySpec, ...]) -> list[np.
     path.read_bytes()
     begins = [0, *accumulate(sizes)]
     return [
-        np.memmap(path, spec.dtype, "r", begin, (cache.layout.rows, *spec.row_shape))
+        np.memmap(path, spec.dtype, "c", begin, (cache.layout.rows, *spec.row_shape))
         for spec, begin in zip(specs, begins[:-1], strict=True)
     ]
 
@@ -134,9 +142,20 @@ def by_zarr(cache: LabelCache, names: list[str]) -> Read:
     return lambda batch: [array.oindex[0, batch] for array in arrays]
 
 
-def copied_in_order(memory: np.memmap[Any, Any], width: int) -> Read:
+def unwrapped(memory: list[np.memmap[Any, Any]]) -> dict[str, Read]:
+    """The faster ways to read the same memory: each array without its `np.memmap`, by NumPy and by torch."""
+    plain = [np.asarray(array) for array in memory]
+    # Torch has no rows of some dtypes, and bytes are bytes: as integers of the same size.
+    tensors = [torch.from_numpy(array.view(f"i{array.itemsize}")) for array in plain]
+    return {
+        "np.take": lambda batch: [array.take(batch, 0) for array in plain],
+        "torch.index_select": lambda batch: [torch.index_select(each, 0, torch.from_numpy(batch)) for each in tensors],
+    }
+
+
+def copied_in_order(path: Path, width: int) -> Read:
     """As many bytes as a batch of rows has, copied from one place after another: what memory itself allows."""
-    content = np.asarray(memory).reshape(-1).view(np.uint8)
+    content = np.asarray(np.memmap(path, np.uint8, "r"))
     target, place = np.empty(BATCH * width, np.uint8), 0
 
     def read(_: Batch) -> None:
@@ -152,9 +171,20 @@ def packed(path: Path, width: int, rows: int) -> dict[str, Read]:
     numbers: np.memmap[Any, Any] = np.memmap(path, np.float16, "r", 0, (rows, width // 2))
     opaque: np.memmap[Any, Any] = np.memmap(path, np.dtype((np.void, width)), "r", 0, (rows,))
     return {
-        "one memmap of packed records [n, 48] float16": lambda batch: numbers[batch],
-        "one memmap of packed opaque records": lambda batch: opaque[batch],
+        "packed records of float16": lambda batch: numbers[batch],
+        "packed opaque records": lambda batch: opaque[batch],
     }
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """While inside, torch uses that many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def measured(name: str, job: Job, spec: LabelSpec, rounds: int) -> list[Row]:
@@ -166,19 +196,20 @@ def measured(name: str, job: Job, spec: LabelSpec, rounds: int) -> list[Row]:
         memory = raw(Path(folder) / "raw", cache, specs)
         name = f"{name}, {job.layout.shards} shards"
         cache.gather(0, np.arange(job.rows), names)  # maps every shard and verifies every chunk
-        baselines: dict[str, Read] = {"a raw memmap of each array": lambda batch: [array[batch] for array in memory]}
+        fancy: dict[str, Read] = {"memmap[rows]": lambda batch: [array[batch] for array in memory]}
+        baselines = fancy | unwrapped(memory)
         if len(specs) > 1:
             baselines |= packed(Path(folder) / "raw", width, job.rows)
-        baselines["copying the bytes in order"] = copied_in_order(memory[0], width)
-        found = against(name, cache, baselines, lambda batch: cache.gather(0, batch, names), rounds=rounds)
+        baselines["a copy in order"] = copied_in_order(Path(folder) / "raw", width)
+        read: Read = lambda batch: cache.gather(0, batch, names)  # noqa: E731 - one of many, and named to be told apart
+        found = against(name, cache, baselines, read, rounds=rounds)
         out = {each.name: np.empty((BATCH, *each.row_shape), each.dtype) for each in specs}
-        reused = {"a raw memmap of each array": baselines["a raw memmap of each array"]}
         into = f"{name}, into reused memory"
-        found += against(into, cache, reused, lambda batch: cache.gather(0, batch, names, out), rounds=rounds)
+        found += against(into, cache, fancy, lambda batch: cache.gather(0, batch, names, out), rounds=rounds)
+        with threads(1):
+            found += against(f"{name}, one torch thread", cache, fancy, read, rounds=rounds)
         zarrs = {"zarr's own indexing": by_zarr(cache, names)}
-        return found + against(
-            name, cache, zarrs, lambda batch: cache.gather(0, batch, names), rounds=min(3, rounds), seconds=0.05
-        )
+        return found + against(name, cache, zarrs, read, rounds=min(3, rounds), seconds=0.05)
 
 
 def opening(shards: int, rounds: int) -> Row:
@@ -197,15 +228,15 @@ def opening(shards: int, rounds: int) -> Row:
 
 @click.command(help=__doc__)
 @click.option("--rounds", default=7, show_default=True)
-@click.option("--quick", is_flag=True, help=f"{QUICK_ROWS} rows, {MANY // 10} shards, two rounds.")
+@click.option("--quick", is_flag=True, help=f"{QUICK_ROWS} rows or four times that, {MANY // 10} shards, two rounds.")
 def main(rounds: int, *, quick: bool) -> None:
     """Measure, print and keep."""
     rows, rounds = (QUICK_ROWS, 2) if quick else (ROWS, rounds)
-    print(f"{rows:,} rows, batches of {BATCH}, {torch.get_num_threads()} threads\n")
+    print(f"{rows:,} rows ({NARROWER * rows:,} of top-k), batches of {BATCH}, {torch.get_num_threads()} threads\n")
     found = []
-    for name, spec in {"dense, 1000 float16": DENSE, "top-k, K = 16": TOPK}.items():
+    for name, spec, count in (("dense", DENSE, rows), ("top-k", TOPK, NARROWER * rows)):
         for shards in (None, 64):
-            found += measured(name, job_of(spec, rows, shards), spec, rounds)
+            found += measured(name, job_of(spec, count, shards), spec, rounds)
     publish("gather", [*found, opening(MANY // 10 if quick else MANY, rounds)], keep=not quick)
 
 

@@ -3,6 +3,7 @@
 torchrun --nproc-per-node 4 -m stages train configs/mine.toml --student small
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +76,11 @@ def joined() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    ranks = Ranks(distributed.get_rank(), distributed.get_world_size())
     try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size())
+        yield ranks
+        ranks.wait()
     finally:
+        # Networks in cycles still hold the group; left to the interpreter's end, its threads would abort the process.
+        gc.collect()
         distributed.destroy_process_group()

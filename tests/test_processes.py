@@ -1,9 +1,11 @@
 """Readers and samplers in other processes: however these are started, and whatever becomes of them."""
 
+import multiprocessing
 import os
 import pickle
 import signal
 import struct
+import warnings
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -194,7 +196,7 @@ def digest(batches: dict[str, Batch]) -> bytes:
     return told.digest()
 
 
-def answer_of_a_fork(shelf: Shelf, rows: NDArray[np.int64], seconds: int = 30) -> bytes:
+def answer_of_a_fork(shelf: Shelf, rows: NDArray[np.int64], seconds: int = 10) -> bytes:
     """The digest of what a forked child reads at some rows, or what became of it; one that hangs is ended."""
     hear, say = os.pipe()
     child = os.fork()
@@ -215,13 +217,44 @@ def answer_of_a_fork(shelf: Shelf, rows: NDArray[np.int64], seconds: int = 30) -
     return said if status == 0 else f"ended with status {status}".encode()
 
 
-def test_a_process_forks_two_hundred_times_without_a_hang(shelf: Shelf) -> None:
-    """Law: children of a process whose maps, files and threads are in use each read a batch of every kind and go."""
-    chance = generator("forks")
-    for _ in range(200):
-        rows = chance.integers(0, ROWS, 8)
-        expected = digest(shelf.__getitems__(rows))
-        assert answer_of_a_fork(shelf, rows) == expected
+class Many(Pairs):
+    """A user's dataset of rows and classes enough for torch to read and convert a batch by several threads."""
+
+    classes = 1000
+    targets = (np.arange(256) % 1000).tolist()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        return torch.from_numpy(IMAGES[row % ROWS]), self.targets[row]
+
+
+def fork_often(shelf: Shelf, many: Reader) -> None:
+    """Read batches by two threads, each in a fork too; what fails there fails here."""
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 tells of forks beside threads
+    torch.set_num_threads(2)
+    chance, wide = generator("forks"), Shelf({"many": many})
+    for number in range(200):
+        asked, count = (wide, len(many)) if number % 10 == 0 else (shelf, ROWS)
+        rows = chance.integers(0, count, 256 if asked is wide else 8)
+        expected = digest(asked.__getitems__(rows))
+        assert answer_of_a_fork(asked, rows) == expected
+
+
+def test_a_process_forks_two_hundred_times_without_a_hang(shelf: Shelf, tmp_path: Path) -> None:
+    """Law: children of a process whose maps, files and threads are in use each read a batch of every kind and go.
+
+    In a process of its own: the others have one thread.
+    """
+    dataset, spec = open_dataset(f"{__name__}:Many", {}), LabelSpec("dense", Many.classes, "float16")
+    many = Reader(dataset, write_cache(tmp_path / "cache", dataset, spec, job_for(dataset, spec, shard_rows=64)))
+    parent = multiprocessing.get_context("spawn").Process(target=fork_often, args=(shelf, many))
+    parent.start()
+    parent.join(50)
+    parent.kill()
+    parent.join()
+    assert parent.exitcode == 0
 
 
 def test_a_worker_that_is_killed_ends_the_loop_with_an_error(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class LabelCache:
         Args:
             view: which view, or which for each row, `[n]`.
             rows: positions `[n]` in any order, repeated or not; `rows_of` gives those of sample ids.
-            names: which arrays; left out, all.
+            names: which arrays; left out, all; of none, nothing is read.
             out: for each array where to put its rows, if not into new memory: an array `[n, *row_shape]` of its dtype
                 in C order, such as one that a pinned tensor shares.
 
@@ -99,13 +99,18 @@ class LabelCache:
         Raises:
             CorruptError: a shard file is gone or damaged.
             IncompleteError: a row of a partial cache that is not done.
+            IndexError: rows or views that the cache does not have, or that are no integers.
             MismatchError: an array that the cache does not have.
             StorageError: a file may not be read, or the process has no maps left.
 
         """
-        rows = np.asarray(rows, np.int64)
+        rows = _integers(rows, "rows")
+        if rows.ndim != 1:
+            raise IndexError(f"rows of shape {rows.shape}; expected positions in one dimension, such as `rows.ravel()`")
         selection = self._selection(None if names is None else tuple(names))
         places = self._places(view, rows)
+        if not selection.specs:
+            return {}
         if out is not None:
             _refuse_misfit(selection.specs, rows.size, out)
         if self._unmapped is None:
@@ -120,11 +125,12 @@ class LabelCache:
         """The positions of samples, by id.
 
         Raises:
+            IndexError: ids that are no integers.
             MismatchError: the cache does not have them; names up to five.
             CorruptError: two rows of the cache share an id, or as `gather`.
 
         """
-        wanted = np.asarray(sample_ids, np.int64)
+        wanted = _integers(sample_ids, "sample ids")
         if self._index is None:
             self._index = self._read_ids()
         ids, positions = self._index
@@ -182,14 +188,19 @@ class LabelCache:
         if isinstance(view, int):
             if inside and 0 <= view < views:
                 return rows + view * self._view_places if view else rows
-            raise IndexError(f"view {view} of {views}, rows up to {rows.max(initial=0)} of {self.layout.rows}")
-        wanted = np.asarray(view, np.int64)
+            raise self._stranger(np.array(view), rows)
+        wanted = _integers(view, "views")
         if wanted.shape not in ((), rows.shape):
             raise IndexError(f"{wanted.shape} views for {rows.shape} rows; expected one for all, or one for each")
         if inside and np.count_nonzero(wanted.view(np.uint64) < views) == wanted.size:
             return rows + wanted * self._view_places
-        raise IndexError(
-            f"view {wanted.max(initial=0)} of {views}, rows up to {rows.max(initial=0)} of {self.layout.rows}"
+        raise self._stranger(wanted, rows)
+
+    def _stranger(self, view: Rows, rows: Rows) -> IndexError:
+        """The error that rows or views are not in the cache."""
+        return IndexError(
+            f"{self.root} has rows 0 to {self.layout.rows - 1} of views 0 to {self.layout.views - 1}; asked for were "
+            f"rows {_reach(rows)} of views {_reach(view)}"
         )
 
     def _selection(self, names: tuple[str, ...] | None) -> Selection:
@@ -204,6 +215,23 @@ class LabelCache:
             known = ", ".join(spec.name for spec in self.job.arrays)
             raise MismatchError(f"{self.root} has no array {name!r}; it has {known}. Ask for one of these.")
         return spec
+
+
+def _integers(numbers: Rows, what: str) -> Rows:
+    """Numbers as int64; IndexError for a mask and for fractions, which would read as other positions than meant."""
+    array = np.asarray(numbers)
+    if array.dtype == np.int64:
+        return array
+    if array.size and array.dtype.kind not in "iu":
+        raise IndexError(
+            f"{what} of dtype {array.dtype}; expected integers. A mask's positions are `np.flatnonzero(mask)`"
+        )
+    return array.astype(np.int64)
+
+
+def _reach(numbers: Rows) -> str:
+    """From the smallest to the largest."""
+    return f"{numbers.min()} to {numbers.max()}" if numbers.size else "none"
 
 
 def _refuse_misfit(specs: Sequence[ArraySpec], count: int, out: Out) -> None:

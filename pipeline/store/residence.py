@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from typing import TypeVar
 from weakref import WeakSet
 
@@ -28,6 +28,7 @@ from pipeline.store.layout import CHECKSUM_BYTES, row_bytes, shard_file_bytes
 from pipeline.store.shards import REPAIR, check_index, chunk_is_whole
 from pipeline.store.span import UNMAPPABLE, Span, map_whole, most_maps, whole_pages
 from pipeline.store.state import GROUP, shard_path
+from pipeline.store.windows import MOST_BYTES
 
 Rows = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -56,12 +57,13 @@ class Residence:
         self.specs, self.layout = job.arrays, job.layout
         self._root, self._done = root, done
         self._room = [whole_pages(shard_file_bytes(spec, job.layout, job.layout.shard(0))) for spec in job.arrays]
-        slots, self.span = _reserved(min(job.layout.shards, max(1, most_maps() // len(self._room))), self._room, root)
+        visible = MOST_BYTES // max(map(row_bytes, job.arrays)) // sum(self._room)
+        most = max(1, min(job.layout.shards, most_maps() // len(self._room), visible))
+        slots, self.span = _reserved(most, self._room, root)
         self.slots = slots
         self._begins = [0, *accumulate(room * slots for room in self._room)]
         self._slot_of = None if slots == job.layout.shards else np.full(job.layout.shards, -1)
         self._held: dict[int, int] = {}  # shard -> slot, the first to come first
-        self._empty = list(range(slots))
         self._files: set[tuple[int, int]] = set()  # (array, shard), mapped
         self._whole = [np.zeros(self.chunks, np.bool_) for _ in self.specs]
         self._ready: list[Flags] = []
@@ -71,7 +73,7 @@ class Residence:
     def forget_others(self) -> None:
         """Begin with no reader and a free lock: a forked process has the marks of threads that it does not have."""
         self._lock = Lock()
-        self._reading: set[object] = set()
+        self._reading: dict[int, object] = {}  # thread -> its mark
 
     @property
     def chunks(self) -> int:
@@ -110,13 +112,16 @@ class Residence:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """While inside, nothing that is ready at the entrance is unmapped."""
-        mark = object()
-        self._reading.add(mark)
+        """While inside, nothing that is ready at the entrance is unmapped.
+
+        An interrupt may come just before the mark is taken away. The thread's next read then takes it away, and every
+        reader reads so before it empties a slot: no thread waits for itself.
+        """
         try:
+            self._reading[get_ident()] = object()
             yield
         finally:
-            self._reading.discard(mark)
+            self._reading.pop(get_ident(), None)
 
     def once_ready(self, arrays: Sequence[int], ready: Flags, chunks: Rows, read: Callable[[], Result]) -> Result:
         """Map the shards of these chunks and hold the chunks of these arrays against their checksums; then read.
@@ -143,15 +148,21 @@ class Residence:
             return read()
 
     def _hold(self, shards: list[int]) -> None:
-        """Give each of these shards a slot."""
+        """Give each of these shards a slot.
+
+        Ctrl-C may end this and `_evict` after any line, and the caller may go on reading: so what is held is written
+        down in one place, from which the empty slots follow.
+        """
         missing = [shard for shard in shards if shard not in self._held]
-        if len(missing) > len(self._empty):
-            self._evict(len(missing) - len(self._empty), set(shards))
-        for shard in missing:
-            slot = shard if self._slot_of is None else self._empty.pop()
-            self._held[shard] = slot
-            if self._slot_of is not None:
-                self._slot_of[shard] = slot
+        if self._slot_of is None:
+            self._held.update(zip(missing, missing, strict=True))
+            return
+        if len(missing) > (free := self.slots - len(self._held)):
+            self._evict(len(missing) - free, set(shards))
+        empty = sorted(set(range(self.slots)).difference(self._held.values())) if missing else []
+        for shard, slot in zip(missing, empty, strict=False):
+            self._slot_of[shard] = slot
+            self._held[shard] = slot  # last: from here on the slot is taken
 
     def _evict(self, count: int, but: set[int]) -> None:
         """Empty some slots: the oldest shards', and an eighth at least, so that readers are seldom waited for."""
@@ -161,10 +172,15 @@ class Residence:
             for shard in oldest:
                 ready[shard * of_a_shard : (shard + 1) * of_a_shard] = False
         marks = self._reading.copy()
-        while marks & self._reading:
+        while any(self._reading.get(thread) is mark for thread, mark in marks.items()):
             time.sleep(PATIENCE)
-        self._empty += [self._held.pop(shard) for shard in oldest]
+        # Another file may be there when a shard is mapped again: what was proven of this one says nothing of it.
+        for whole in self._whole:
+            for shard in oldest:
+                whole[shard * of_a_shard : (shard + 1) * of_a_shard] = False
         self._files -= {(array, shard) for array in range(len(self.specs)) for shard in oldest}
+        for shard in oldest:  # last: from here on the slot is another's to take
+            del self._held[shard]
 
     def _prove(self, array: int, chunk: int) -> None:
         """Map the file that a chunk is in, and hold the chunk against its checksum, unless that is done."""

@@ -43,7 +43,7 @@ class Selection:
             windows = Windows(residence.span.bytes, [specs[array] for array in arrays])
             self._groups.append((len(factors), len(factors) + len(arrays), windows))
             factors += [np.array(residence.coefficients(array), np.float64) / windows.unit for array in arrays]
-        self._factors_AK = np.stack(factors)
+        self._factors_AK = np.array(factors)
         self._in_order = self._arrays == [specs.index(spec) for spec in chosen]
 
     def gather(self, places_N: Rows, out: Out | None) -> Found:

@@ -25,6 +25,7 @@ Out = Mapping[str, NDArray[np.generic]]
 Places = NDArray[np.int64]
 Form = tuple[str, np.dtype[np.generic], tuple[int, ...]]
 WORD = 4
+MOST_BYTES = 2**63 - 1  # that NumPy and torch grant an array; windows count as if they did not overlap
 WIDE = 512  # bytes; from here on torch's copy by several threads was measured to win, below it NumPy's smaller start
 LONG, SLOW = 5e-5, 2e9  # a copy that takes longer than 50 us and a second for 2e9 bytes was waiting for a core
 FEWEST_ALONE, MOST_ALONE = 64, 4096  # copies by one thread after such a wait
@@ -34,7 +35,8 @@ class Windows:
     """Arrays whose rows all have one width, in memory.
 
     Args:
-        memory: the bytes, `[M]`, from an address that is a multiple of 4; M is one too.
+        memory: the bytes, `[M]`, from an address that is a multiple of 4; M is one too, and M times the bytes of a row
+            is `MOST_BYTES` at most.
         specs: the arrays.
 
     """
@@ -45,7 +47,7 @@ class Windows:
         self._native = all(stored.isnative for _, stored, _ in self._forms)
         count = memory.size - self._width + 1
         self._items = np.ndarray((count,), np.dtype((np.void, self._width)), memory.data, strides=(1,))
-        self._words = memory.view(self._forms[0][1] if self._width == WORD else np.int32)
+        self._words = memory.view(np.int32)
         self._wide = torch.from_numpy(as_strided(memory, (count, self._width), (1, 1)))
 
     @property
@@ -122,8 +124,13 @@ class Crew:
             self._rest = max(self._rest // 2, FEWEST_ALONE)
 
     def leave(self) -> None:
-        """Never copy by torch again in this process."""
+        """Never copy by torch again in this process, and never let torch use more than this thread.
+
+        What is done with the rows next would hang too: a conversion of 256 wide ones is enough for OpenMP to wake its
+        threads, and a forked process still counts on those of its parent.
+        """
         self._gone = True
+        torch.set_num_threads(1)
 
 
 crew = Crew()

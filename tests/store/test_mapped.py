@@ -7,14 +7,18 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
+from types import FrameType
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +27,7 @@ from store_cases import STEADY, VERSIONS, block, content, fill, job_of
 from pipeline.errors import CorruptError, IncompleteError, MismatchError, StorageError
 from pipeline.labels import ArraySpec
 from pipeline.seeds import generator
-from pipeline.store import residence
+from pipeline.store import residence, windows
 from pipeline.store.documents import Job, Seal
 from pipeline.store.layout import Layout
 from pipeline.store.mapped import LabelCache
@@ -101,9 +105,59 @@ def test_a_cache_tells_what_it_is(cache: LabelCache) -> None:
 
 @pytest.mark.parametrize(("view", "rows"), [(2, [0]), (-1, [0]), (0, [21]), (0, [-1])])
 def test_rows_outside_the_cache_are_refused(cache: LabelCache, view: int, rows: list[int]) -> None:
-    """No number wraps around to another row."""
-    with pytest.raises(IndexError, match="of 2, rows up to"):
+    """No number wraps around to another row; the refusal names what there is and the reach of what was asked for."""
+    asked = rf"asked for were rows {rows[0]} to {rows[0]} of views {view} to {view}$"
+    with pytest.raises(IndexError, match=rf"has rows 0 to 20 of views 0 to 1; {asked}"):
         cache.gather(view, np.array(rows))
+
+
+def test_a_refusal_names_the_smallest_and_the_largest(cache: LabelCache) -> None:
+    """Law: whichever of them is the stranger; of no rows there is none."""
+    with pytest.raises(IndexError, match=r"asked for were rows -1 to 5 of views 0 to 0$"):
+        cache.gather(0, np.array([5, -1, 3]))
+    with pytest.raises(IndexError, match=r"asked for were rows none of views 2 to 2$"):
+        cache.gather(2, np.array([], np.int64))
+
+
+@pytest.mark.parametrize(
+    ("view", "rows", "text"),
+    [
+        (0, np.zeros(21, np.bool_), "rows of dtype bool; expected integers. A mask's positions are `np.flatnonzero"),
+        (0, np.array([1.5]), "rows of dtype float64; expected integers"),
+        (0, [0.0, 1.0], "rows of dtype float64; expected integers"),
+        (0, np.array([[0, 1]]), r"rows of shape \(1, 2\); expected positions in one dimension"),
+        (0, 3, r"rows of shape \(\); expected positions in one dimension"),
+        (np.array([True, False]), [0, 1], "views of dtype bool; expected integers"),
+        (np.array([0.9, 1.9]), [0, 1], "views of dtype float64; expected integers"),
+    ],
+)
+def test_positions_that_are_no_list_of_integers_are_refused(
+    view: int | np.ndarray, rows: np.ndarray, text: str, cache: LabelCache
+) -> None:
+    """Law: a mask is not read as rows 0 and 1, a fraction is not cut off, a table is not made a list."""
+    with pytest.raises(IndexError, match=text):
+        cache.gather(view, rows)
+
+
+@pytest.mark.parametrize("ids", [np.array([3.5]), np.array([True])])
+def test_ids_that_are_no_integers_are_refused(ids: np.ndarray, cache: LabelCache) -> None:
+    """Law: as positions are."""
+    with pytest.raises(IndexError, match=rf"sample ids of dtype {ids.dtype}; expected integers"):
+        cache.rows_of(ids)
+
+
+@pytest.mark.parametrize("rows", [[], [20, 3], np.array([20, 3], np.uint8), np.array([20, 3], np.int32)])
+def test_positions_may_be_integers_of_any_size(rows: np.ndarray, cache: LabelCache) -> None:
+    """Law: also a list, also an empty one, whose dtype says nothing."""
+    expected = content(cache.job)["logits"][1, np.asarray(rows, np.int64)]
+    np.testing.assert_array_equal(cache.gather(1, rows)["logits"], expected)
+
+
+def test_no_arrays_of_some_rows_are_none(cache: LabelCache) -> None:
+    """Law: choosing no array is a choice; the rows are looked at all the same."""
+    assert cache.gather(0, np.array([0, 1]), []) == {}
+    with pytest.raises(IndexError, match=r"asked for were rows 21 to 21"):
+        cache.gather(0, np.array([21]), [])
 
 
 def test_an_array_that_is_not_there_is_refused(cache: LabelCache) -> None:
@@ -271,16 +325,22 @@ def test_a_slot_is_not_emptied_while_it_is_read(sealed: Path, job: Job, monkeypa
     cache = LabelCache.open(sealed)
     cache.gather(0, np.array([0]))
     waits: list[int] = []
-    marks = ExitStack()
+    enough, left = Event(), Event()
 
     def leave_at_last(_: float) -> None:
         waits.append(maps_below(sealed))
         if len(waits) == 3:
-            marks.close()
+            enough.set()
+            left.wait(20)
 
     monkeypatch.setattr(residence.time, "sleep", leave_at_last)
-    marks.enter_context(cache._residence.reading())  # noqa: SLF001 - a reader that stands still
-    np.testing.assert_array_equal(cache.gather(0, np.array([8]))["logits"], content(job)["logits"][0, [8]])
+    with ThreadPoolExecutor(1) as another:
+        with cache._residence.reading():  # noqa: SLF001 - a reader that stands still
+            gathered = another.submit(cache.gather, 0, np.array([8]))
+            enough.wait(20)
+        left.set()
+        found = gathered.result()
+    np.testing.assert_array_equal(found["logits"], content(job)["logits"][0, [8]])
     assert waits == [len(job.arrays)] * 3
 
 
@@ -442,7 +502,8 @@ def test_each_row_may_be_of_a_view_of_its_own(cache: LabelCache) -> None:
     with pytest.raises(IndexError, match=r"\(2,\) views for \(3,\) rows; expected one for all, or one for each"):
         cache.gather(np.array([0, 1]), rows)
     for wrong in (-1, 2):
-        with pytest.raises(IndexError, match="of 2, rows up to 20 of 21"):
+        reach = f"{min(wrong, 0)} to {max(wrong, 1)}"
+        with pytest.raises(IndexError, match=f"asked for were rows 0 to 20 of views {reach}$"):
             cache.gather(np.array([0, 1, wrong]), rows)
 
 
@@ -487,8 +548,17 @@ def test_opening_touches_no_shard_however_many_there_are(tmp_path: Path) -> None
         cache.gather(0, np.array([5]))
 
 
+def test_the_widest_rows_of_the_largest_cache_can_be_seen(tmp_path: Path) -> None:
+    """Case: 17 TB in rows of 600 kB, which no array may show from every byte on; so fewer shards are mapped at once."""
+    logits = ArraySpec("logits", "float16", (300_000,), 0)
+    job = job_of(rows=28_672_000, views=1, shard_rows=16_384, chunk_rows=1, arrays=(logits,))
+    cache = LabelCache(tmp_path / "cache", job, None, None)
+    with pytest.raises(CorruptError, match=r"logits/c/0/1749/0 is gone"):
+        cache.gather(0, np.array([28_671_999]), ["logits"])
+
+
 def test_each_chunk_is_held_against_its_checksum_once(sealed: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Law: on first touch and never again, whatever arrays it is read with, and though its slot was emptied between."""
+    """Law: on first touch and never again, whatever arrays it is read with."""
     checked: list[tuple[str, int]] = []
 
     def counted(chunk: memoryview, number: int, spec: ArraySpec, layout: Layout) -> bool:
@@ -496,14 +566,83 @@ def test_each_chunk_is_held_against_its_checksum_once(sealed: Path, job: Job, mo
         return chunk_is_whole(chunk, number, spec, layout)
 
     monkeypatch.setattr(residence, "chunk_is_whole", counted)
-    monkeypatch.setattr(residence, "most_maps", lambda: 2 * len(job.arrays))
     cache = LabelCache.open(sealed)
     for names in (["logits"], ["label", "logits"], None, None):
         cache.gather(0, np.array([0, 9, 20]), names)
     assert sorted(checked) == sorted((spec.name, chunk) for spec in job.arrays for chunk in (0, 0, 1))
 
 
-WIDTHS = st.sampled_from([(), (1,), (3,), (7,), (2, 2), (300,), (512,)])
+def test_a_shard_that_is_mapped_again_is_proven_again(sealed: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: what was held against the checksum of a file is forgotten with its map: another file may be there."""
+    monkeypatch.setattr(residence, "most_maps", lambda: len(job.arrays))
+    cache = LabelCache.open(sealed)
+    cache.gather(0, np.array([0]))
+    cache.gather(0, np.array([8]))
+    path = shard_path(sealed, job.arrays[3], job.layout, job.layout.shard(0))
+    changed = path.read_bytes()
+    path.unlink()
+    path.write_bytes(bytes([changed[0] ^ 1]) + changed[1:])
+    with pytest.raises(CorruptError, match="chunk 0 does not have its checksum"):
+        cache.gather(0, np.array([0]))
+
+
+class Interrupt:
+    """Ctrl-C before one line of the code that gives and takes slots, the first time that it is reached.
+
+    Args:
+        place: which of the lines reached, from 0.
+
+    """
+
+    WATCHED = ("_hold", "_evict", "_prove", "_map", "reading")
+
+    def __init__(self, place: int) -> None:
+        self.left = place
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> Callable[..., object] | None:
+        """A trace function, as `sys.settrace` takes it."""
+        if frame.f_code.co_filename != residence.__file__ or frame.f_code.co_name not in self.WATCHED:
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left < 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self
+
+
+def interrupted(place: int, act: Callable[[], object]) -> bool:
+    """Whether something was interrupted, and had not ended before."""
+    before = sys.gettrace()
+    sys.settrace(Interrupt(place))
+    try:
+        act()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_rows_are_right_after_an_interrupt_anywhere(sealed: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: Ctrl-C before any line of the eviction of shards leaves a cache that reads on, and reads what it holds."""
+    monkeypatch.setattr(residence, "most_maps", lambda: 3 * len(job.arrays))
+    expected, place = content(job)["logits"], 0
+    pairs, views = np.array([0, 8, 16, 0, 8, 16]), np.array([0, 0, 0, 1, 1, 1])
+    while True:
+        cache = LabelCache.open(sealed)
+        for first in (0, 1, 3):
+            cache.gather(views[[first]], pairs[[first]])
+        if not interrupted(place, lambda: cache.gather(views[[2, 4]], pairs[[2, 4]])):  # noqa: B023 - called here
+            break
+        for order in ([0, 4, 5], [3, 4], [1], [2, 0], [5, 4, 3], [0, 1, 2]):
+            found = cache.gather(views[order], pairs[order])["logits"]
+            np.testing.assert_array_equal(found, expected[views[order], pairs[order]])
+        place += 1
+    assert place > 40, "the lines of two shards' coming and two shards' going"
+
+
+WIDTHS = st.sampled_from([(), (1,), (2,), (3,), (4,), (7,), (2, 2), (300,), (512,)])
 DTYPES = st.sampled_from(["float16", "float32", "uint8", "uint16", "uint32", "int32", "int64"])
 
 
@@ -524,7 +663,7 @@ def jobs(draw: st.DrawFn) -> Job:
 @settings(STEADY, max_examples=30)
 @given(jobs(), st.integers(1, 40), st.data())
 def test_rows_are_those_that_zarr_reads(job: Job, most: int, data: st.DataObject) -> None:
-    """Law: for any layout, arrays, views and rows, mapped all at once or in turn, the bytes are zarr-python's."""
+    """Law: for any layout, choice of arrays, views and rows, mapped at once or in turn, the bytes are zarr-python's."""
     places = st.tuples(st.integers(0, job.view_count - 1), st.integers(0, job.rows - 1))
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(residence, "most_maps", lambda: most)
@@ -534,19 +673,43 @@ def test_rows_are_those_that_zarr_reads(job: Job, most: int, data: st.DataObject
         stored = {name: array[:] for name, array in group.arrays()}
         for _ in range(3):
             wanted = np.array(data.draw(st.lists(places, max_size=60)), np.int64).reshape(-1, 2)
-            for name, found in cache.gather(wanted[:, 0], wanted[:, 1]).items():
+            names = data.draw(st.lists(st.sampled_from(sorted(stored)), unique=True))
+            chosen = cache.gather(wanted[:, 0], wanted[:, 1], names)
+            assert list(chosen) == names
+            for name, found in chosen.items():
                 oracle = stored[name][wanted[:, 0], wanted[:, 1]]
                 assert (found.dtype, found.shape, found.tobytes()) == (oracle.dtype, oracle.shape, oracle.tobytes())
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_wide_rows_are_read_after_a_fork(tmp_path: Path) -> None:
-    """Law: threads that copied in the parent are not waited for in a child, where they are not."""
-    job = job_of(
-        rows=4000, views=2, shard_rows=1000, chunk_rows=100, arrays=(ArraySpec("logits", "float16", (500,), 0),)
-    )
-    fill(tmp_path / "cache", job)
-    cache = LabelCache.open(tmp_path / "cache")
-    here = cache.gather(1, np.arange(4000))["logits"]
-    assert holds_in_fork(lambda: np.array_equal(cache.gather(1, np.arange(4000))["logits"], here))
-    np.testing.assert_array_equal(here, content(job)["logits"][1])
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """A cache of rows that torch's threads copy."""
+    arrays = (ArraySpec("logits", "float16", (1000,), 0),)
+    fill(tmp_path / "wide", job_of(rows=256, views=1, shard_rows=128, chunk_rows=64, arrays=arrays))
+    return tmp_path / "wide"
+
+
+def read_in_a_fork(path: Path) -> None:
+    """Read wide rows by two threads, and again in a fork; what fails there fails here."""
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 tells of forks beside threads
+    torch.set_num_threads(2)
+    windows.LONG = float("inf")  # no copy counts as a wait for a core: that would send the threads away
+    cache, rows = LabelCache.open(path), np.arange(256)
+    for _ in range(2):  # the first reads what was not ready
+        here = cache.gather(0, rows)["logits"]
+    assert windows.crew.is_free()
+    assert holds_in_fork(lambda: np.array_equal(cache.gather(0, rows)["logits"], here))
+    assert windows.crew.is_free()
+
+
+def test_wide_rows_are_read_after_a_fork(wide: Path) -> None:
+    """Law: threads that copied in the parent are not waited for in a child, where they are not.
+
+    In a process of its own: the others have one thread.
+    """
+    parent = multiprocessing.get_context("spawn").Process(target=read_in_a_fork, args=(wide,))
+    parent.start()
+    parent.join(40)
+    parent.kill()
+    parent.join()
+    assert parent.exitcode == 0

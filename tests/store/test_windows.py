@@ -26,9 +26,13 @@ SPECS = {
 }
 
 
-def arrays_of(width: int, count: int) -> list[ArraySpec]:
+MIXED = {4: [("uint32", ()), ("float16", (2,)), ("uint8", (4,))]}  # arrays of one width need not share a dtype
+
+
+def arrays_of(width: int, count: int, first: int = 0) -> list[ArraySpec]:
     """Arrays whose rows have that width."""
-    return [ArraySpec(f"array_{number}", *SPECS[width], 0) for number in range(count)]
+    kinds = MIXED.get(width, [SPECS[width]])
+    return [ArraySpec(f"array_{number}", *kinds[(number + first) % len(kinds)], 0) for number in range(count)]
 
 
 def expected(places: np.ndarray, width: int) -> np.ndarray:
@@ -42,32 +46,34 @@ def expected(places: np.ndarray, width: int) -> np.ndarray:
 @given(
     width=st.sampled_from(sorted(SPECS)),
     arrays=st.integers(1, 3),
+    first=st.integers(0, 2),
     rows=st.integers(0, 9),
     how=st.sampled_from(["new", "given", "new, alone", "given, alone"]),
     data=st.data(),
 )
 def test_rows_are_the_bytes_at_their_places(
-    *, width: int, arrays: int, rows: int, how: str, data: st.DataObject
+    *, width: int, arrays: int, first: int, rows: int, how: str, data: st.DataObject
 ) -> None:
     """Law: a gather is slicing, at any width and place, for several arrays, into new memory or what is given."""
-    kind = Windows(MEMORY, arrays_of(width, arrays))
+    specs = arrays_of(width, arrays, first)
+    kind = Windows(MEMORY, specs)
     last = (MEMORY.size - width) // kind.unit
     places = np.array(
         data.draw(st.lists(st.integers(0, last), min_size=arrays * rows, max_size=arrays * rows)), np.int64
     )
     places = places.reshape(arrays, rows)
-    dtype, shape = SPECS[width]
-    out = {f"array_{number}": np.empty((rows, *shape), dtype) for number in range(arrays)} if "given" in how else None
+    out = {spec.name: np.empty((rows, *spec.row_shape), spec.dtype) for spec in specs} if "given" in how else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "crew", crew := Crew())
         patch.setattr(windows.torch, "get_num_threads", lambda: 2)
         if "alone" in how:
             crew.leave()
         found = kind.gather(places, out)
-    for number, (name, array) in enumerate(found.items()):
-        assert (name, array.dtype, array.flags.c_contiguous) == (f"array_{number}", np.dtype(dtype), True)
+    for spec, places_N, (name, array) in zip(specs, places, found.items(), strict=True):
+        assert (name, array.dtype, array.flags.c_contiguous) == (spec.name, np.dtype(spec.dtype), True)
         assert out is None or array is out[name]
-        assert array.tobytes() == expected(places[number] * kind.unit, width).tobytes()
+        assert array.shape == (rows, *spec.row_shape)
+        assert array.tobytes() == expected(places_N * kind.unit, width).tobytes()
 
 
 def test_rows_in_another_byte_order_become_this_machines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,8 +125,11 @@ def test_one_thread_is_no_crew(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_two_threads")
-def test_a_crew_that_left_never_comes_back() -> None:
-    """Law: threads do not follow a process into its fork."""
+def test_a_crew_that_left_never_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: threads do not follow a process into its fork, and no other work of torch may wait for them."""
+    granted: list[int] = []
+    monkeypatch.setattr(windows.torch, "set_num_threads", granted.append)
     crew = Crew()
     crew.leave()
     assert not any(crew.is_free() for _ in range(10))
+    assert granted == [1]
