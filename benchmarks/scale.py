@@ -1,11 +1,14 @@
 """Ten times the rows: ten times the time, and no more memory.
 
-Small synthetic rows (8 float32 inputs, 50 classes) in mapped files, from 1e5 to 1e7 of them, through the programs
+Small synthetic rows (8 float32 inputs, 50 classes) in mapped files, from 1e4 to 1e7 of them, through the programs
 themselves, each in a process of its own that has warmed up on a few rows. Compared is the time that `generate` reports
-for its labels, that `train` reports for its epoch, and all of `verify`. Memory is anonymous memory at its peak over the
-whole program, sampled every 5 ms: pages of mapped files are the kernel's, which takes them back when it needs them.
+for its labels, that `train` reports for its epoch, and all of `verify`, from 1e5 rows on; every round has every size,
+so that a machine that slows down slows all. What a program does once, whatever the size, makes the ratio of two times
+less than ten; so a further figure is what each further row costs, against what it costs at a tenth of the size. Memory
+is anonymous memory at its peak over the whole program, sampled every 5 ms: pages of mapped files are the kernel's,
+which takes them back when it needs them.
 
-    python -m benchmarks.scale [--quick]
+    python -m benchmarks.scale [--quick] [--rounds 3]
 """
 
 import json
@@ -14,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -25,7 +28,7 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.results import Row, publish
+from benchmarks.results import Row, compared, publish
 from pipeline.config import Experiment, load
 from pipeline.models import build
 from pipeline.weights import save_state
@@ -33,9 +36,11 @@ from stages.soft_labels import generate
 from stages.train_student import train_students
 from stages.verify_cache import verify
 
+Found = dict[str, dict[int, tuple[float, float]]]
+"""Of each program and number of rows: seconds, and peak bytes."""
 INPUTS, CLASSES, BLOCK, WARM_ROWS = 8, 50, 2**16, 10_000
-SIZES, QUICK_SIZES = (10**5, 10**6, 10**7), (10**4, 10**5)
-REPEATS = {10**5: 5, 10**6: 3, 10**7: 1}
+SIZES, QUICK_SIZES = (10**4, 10**5, 10**6, 10**7), (10**3, 10**4, 10**5)
+REPEATS = {10**4: 5, 10**5: 5, 10**6: 3, 10**7: 1}  # in a round, of which the median counts
 CONFIG = """
 [dataset]
 kind = "npy"
@@ -153,36 +158,58 @@ def in_a_process(verb: str, folder: Path) -> tuple[float, int]:
     return seconds, peak
 
 
-def rows_of(verb: str, found: dict[int, list[tuple[float, int]]]) -> Iterator[Row]:
-    """What ten times the rows come to, from each size to the next: in seconds, then in memory."""
-    for what, unit, place, scale in (("seconds", "s", 0, 1), ("peak memory", "MiB", 1, 2**20)):
-        for small, large in pairwise(sorted(found)):
-            before, after = ([each[place] / scale for each in found[size]] for size in (small, large))
-            ratios = [b / a for b in after for a in before]
-            ratio, name = median(after) / median(before), f"{verb}, {what} of {large:,} rows against {small:,}"
-            yield Row(name, median(after), unit, median(before), ratio, (min(ratios), max(ratios)))
+def a_round(sizes: Sequence[int], repeats: Mapping[int, int]) -> Found:
+    """Every program on every size."""
+    found: Found = {verb: {} for verb in VERBS}
+    for size in sizes:
+        several: dict[str, list[tuple[float, int]]] = {verb: [] for verb in VERBS}
+        for _ in range(repeats.get(size, 1)):
+            with tempfile.TemporaryDirectory() as name:
+                place = Path(name) / "rows"
+                prepare(place, size)
+                for verb, known in several.items():
+                    known.append(in_a_process(verb, place))
+        for verb, known in several.items():
+            seconds, peaks = zip(*known, strict=True)
+            found[verb][size] = median(seconds), median(peaks)
+        print(f"{size:,} rows: { {verb: found[verb][size] for verb in VERBS} }", file=sys.stderr)
+    return found
+
+
+def rows_of(verb: str, rounds: Sequence[Found]) -> Iterator[Row]:
+    """What ten times the rows come to, from each size to the next: in seconds, a further row, in memory."""
+    found = [each[verb] for each in rounds]
+    smallest, *sizes = sorted(found[0])
+    for small, large in pairwise(sizes):
+        after, before = ([each[size][0] for each in found] for size in (large, small))
+        yield compared(f"{verb}, {large:,} rows against {small:,}", after, before)
+    for tiny, small, large in zip([smallest, *sizes], sizes, sizes[1:], strict=False):
+        after, before = ([further(each, *pair) for each in found] for pair in ((small, large), (tiny, small)))
+        name = f"{verb}, a further row up to {large:,} against one up to {small:,}"
+        yield compared(name, after, before, "µs")
+    for small, large in pairwise(sizes):
+        after, before = ([each[size][1] / 2**20 for each in found] for size in (large, small))
+        yield compared(f"{verb}, peak memory of {large:,} rows against {small:,}", after, before, "MiB")
+
+
+def further(found: Mapping[int, tuple[float, float]], small: int, large: int) -> float:
+    """Microseconds that each row costs between two sizes."""
+    return 1e6 * (found[large][0] - found[small][0]) / (large - small)
 
 
 @click.command(help=__doc__)
-@click.option("--quick", is_flag=True, help="1e4 and 1e5 rows, once each.")
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--quick", is_flag=True, help="1e3 to 1e5 rows, one round, once each.")
 @click.option("--measure", "verb", type=click.Choice(list(VERBS)), hidden=True)
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
-def main(verb: str | None, folder: Path | None, *, quick: bool) -> None:
+def main(verb: str | None, folder: Path | None, rounds: int, *, quick: bool) -> None:
     """Measure, print and keep."""
     if verb and folder:
         print(json.dumps(measure(verb, folder)))
         return
-    found: dict[str, dict[int, list[tuple[float, int]]]] = {program: {} for program in VERBS}
-    for size in QUICK_SIZES if quick else SIZES:
-        for _ in range(1 if quick else REPEATS[size]):
-            with tempfile.TemporaryDirectory() as name:
-                place = Path(name) / "rows"
-                prepare(place, size)
-                for program, known in found.items():
-                    known.setdefault(size, []).append(in_a_process(program, place))
-            last = {program: known[size][-1] for program, known in found.items()}
-            print(f"{size:,} rows: {last}", file=sys.stderr)
-    publish("scale", [row for verb in VERBS for row in rows_of(verb, found[verb])], keep=not quick)
+    sizes, repeats = (QUICK_SIZES, {}) if quick else (SIZES, REPEATS)
+    found = [a_round(sizes, repeats) for _ in range(1 if quick else rounds)]
+    publish("scale", [row for program in VERBS for row in rows_of(program, found)], keep=not quick)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,16 @@ would succeed and prove nothing.
 import errno
 import os
 import stat
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 from pipeline.errors import CorruptError, StorageError
 
 Piece = bytes | bytearray | memoryview
+MOST_PIECES = 1024  # of one stroke (IOV_MAX of Linux and macOS)
 PREFIX, SUFFIX = ".softlabels-", ".unfinished"
 
 ADVICE = {
@@ -183,13 +186,20 @@ def _unlink(path: Path) -> None:
 def _write(path: Path, pieces: Iterable[Piece]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        for piece in pieces:
-            rest = memoryview(piece).cast("B")
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+        _write_all(descriptor, deque(memoryview(piece).cast("B") for piece in pieces))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_all(descriptor: int, rest: deque[memoryview]) -> None:
+    """Write pieces in strokes as long as the system takes: a page of its cache is as large as the stroke it was for."""
+    while rest:
+        written = os.writev(descriptor, list(islice(rest, MOST_PIECES)))
+        while rest and written >= len(rest[0]):
+            written -= len(rest.popleft())
+        if rest:
+            rest[0] = rest[0][written:]
 
 
 def _sync_directory(path: Path) -> None:

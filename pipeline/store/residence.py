@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
 from pathlib import Path
 from threading import Lock, get_ident
 from typing import TypeVar
@@ -26,7 +25,7 @@ from pipeline.store import files
 from pipeline.store.documents import Job
 from pipeline.store.layout import CHECKSUM_BYTES, row_bytes, shard_file_bytes
 from pipeline.store.shards import REPAIR, check_index, chunk_is_whole
-from pipeline.store.span import UNMAPPABLE, Span, map_whole, most_maps, whole_pages
+from pipeline.store.span import HUGE_BYTES, UNMAPPABLE, Span, begins, map_whole, most_maps, whole_pages
 from pipeline.store.state import GROUP, shard_path
 from pipeline.store.windows import MOST_BYTES
 
@@ -57,11 +56,12 @@ class Residence:
         self.specs, self.layout = job.arrays, job.layout
         self._root, self._done = root, done
         self._room = [whole_pages(shard_file_bytes(spec, job.layout, job.layout.shard(0))) for spec in job.arrays]
-        visible = MOST_BYTES // max(map(row_bytes, job.arrays)) // sum(self._room)
+        most_bytes = MOST_BYTES // max(map(row_bytes, job.arrays)) - len(job.arrays) * HUGE_BYTES
+        visible = most_bytes // sum(self._room)
         most = max(1, min(job.layout.shards, most_maps() // len(self._room), visible))
         slots, self.span = _reserved(most, self._room, root)
         self.slots = slots
-        self._begins = [0, *accumulate(room * slots for room in self._room)]
+        self._begins = begins(self._room, slots)
         self._slot_of = None if slots == job.layout.shards else np.full(job.layout.shards, -1)
         self._held: dict[int, int] = {}  # shard -> slot, the first to come first
         self._files: set[tuple[int, int]] = set()  # (array, shard), mapped
@@ -238,7 +238,7 @@ class Residence:
 def _reserved(slots: int, room: Sequence[int], root: Path) -> tuple[int, Span]:
     """A span for as many slots as asked for, or half of that, and so on, if so many addresses are not to be had."""
     try:
-        return slots, Span(slots * sum(room))
+        return slots, Span(begins(room, slots)[-1])
     except (OSError, OverflowError) as error:
         if slots > 1:
             return _reserved(slots // 2, room, root)

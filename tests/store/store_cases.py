@@ -81,7 +81,7 @@ def tree(path: Path) -> dict[str, bytes]:
 class Calls:
     """The module `os` as `files` sees it, with every call that changes a disk counted, and `before` told of each."""
 
-    NAMES = ("open", "write", "fsync", "close", "replace", "link", "unlink", "mkdir")
+    NAMES = ("open", "writev", "fsync", "close", "replace", "link", "unlink", "mkdir")
 
     def __init__(
         self,

@@ -28,6 +28,12 @@ class Killed(BaseException):
     """What a process that is killed does not survive: no `except` and no `finally` of it can touch the disk again."""
 
 
+@pytest.fixture(autouse=True)
+def piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece of a file by a call of its own, so that a run can be killed between any two."""
+    monkeypatch.setattr(files, "MOST_PIECES", 1)
+
+
 @pytest.fixture(scope="module")
 def cache_id(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The id of a cache of the job that nothing interrupted."""
@@ -175,10 +181,10 @@ class WatchedDisk(Calls):
         elif flags & os.O_DIRECTORY:
             self.disk.open[descriptor] = path
 
-    def _write(self, count: int, descriptor: int, data: memoryview) -> None:
+    def _writev(self, count: int, descriptor: int, pieces: list[memoryview]) -> None:
         number = self.disk.open[descriptor]
         held, synced = self.disk.content[number]
-        self.disk.content[number] = (held + bytes(data[:count]), synced)
+        self.disk.content[number] = (held + b"".join(pieces)[:count], synced)
 
     def _fsync(self, _: object, descriptor: int) -> None:
         target = self.disk.open[descriptor]

@@ -53,7 +53,7 @@ def test_a_file_is_synced_before_it_has_its_name_and_its_directory_after(
     synced = [place for place, name in enumerate(names) if name == "fsync"]
     directory = next(place for place, (name, args) in enumerate(seen) if name == "open" and args[0] == tmp_path)
     assert (
-        max(place for place, name in enumerate(names) if name == "write") < synced[0] < naming < directory < synced[1]
+        max(place for place, name in enumerate(names) if name == "writev") < synced[0] < naming < directory < synced[1]
     )
     assert tree(tmp_path) == {"a": b"abcd"}
 
@@ -153,11 +153,21 @@ def test_a_write_that_the_kernel_cuts_short_goes_on(tmp_path: Path, monkeypatch:
 
     class Short(Calls):
         def _watched(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-            return (lambda fd, data: real(fd, data[:3])) if name == "write" else super()._watched(name, real)
+            def cut(descriptor: int, pieces: list[memoryview]) -> int:
+                return real(descriptor, [b"".join(pieces)[:3]])
+
+            return cut if name == "writev" else super()._watched(name, real)
 
     monkeypatch.setattr(files, "os", Short())
     files.write_durably(tmp_path / "a", [b"0123456789", b"", b"ab"])
     assert (tmp_path / "a").read_bytes() == b"0123456789ab"
+
+
+def test_a_file_of_more_pieces_than_one_call_takes_is_whole(tmp_path: Path) -> None:
+    """Case: one more than the system allows in a call."""
+    pieces = [number.to_bytes(2, "little") for number in range(files.MOST_PIECES + 1)]
+    files.write_durably(tmp_path / "a", pieces)
+    assert (tmp_path / "a").read_bytes() == b"".join(pieces)
 
 
 def test_leftovers_are_removed_at_any_depth_and_nothing_else(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.store import span
-from pipeline.store.span import MAP_COUNT_DEFAULT, Span, map_whole, most_maps, whole_pages
+from pipeline.store.span import HUGE_BYTES, MAP_COUNT_DEFAULT, Span, begins, map_whole, most_maps, whole_pages
 
 PAGE = mmap.PAGESIZE
 
@@ -68,10 +70,23 @@ def test_what_cannot_be_reserved_or_placed_is_an_os_error(tmp_path: Path) -> Non
         Span(PAGE).place(0, descriptor, PAGE)
 
 
-@pytest.mark.parametrize(("size", "pages"), [(0, 0), (1, 1), (PAGE, 1), (PAGE + 1, 2)])
-def test_sizes_are_rounded_up_to_pages(size: int, pages: int) -> None:
-    """Case: on and beside the edge."""
-    assert whole_pages(size) == pages * PAGE
+@pytest.mark.parametrize(
+    ("size", "whole"),
+    [(0, 0), (1, PAGE), (PAGE, PAGE), (PAGE + 1, 2 * PAGE), (HUGE_BYTES, HUGE_BYTES), (HUGE_BYTES + 1, 2 * HUGE_BYTES)],
+)
+def test_sizes_are_rounded_up_to_pages(size: int, whole: int) -> None:
+    """Case: on and beside the edge; a file that fills a huge page has huge ones."""
+    assert whole_pages(size) == whole
+
+
+@given(st.lists(st.integers(0, 5 * HUGE_BYTES).map(whole_pages), max_size=5), st.integers(1, 9))
+def test_places_do_not_overlap_and_large_ones_begin_on_huge_pages(sizes: list[int], count: int) -> None:
+    """Law: one size after the other; all places of whole huge pages begin on one, in a stretch that does so too."""
+    *found, end = begins(sizes, count)
+    ends = [begin + count * size for begin, size in zip(found, sizes, strict=True)]
+    assert all(before <= after for before, after in zip([0, *ends], [*found, end], strict=True))
+    assert not any(begin % HUGE_BYTES for begin, size in zip(found, sizes, strict=True) if size % HUGE_BYTES == 0)
+    assert Span(PAGE).bytes.ctypes.data % HUGE_BYTES == 0
 
 
 @pytest.mark.parametrize(
