@@ -13,13 +13,17 @@ SOFTLABELS := $(BIN)/softlabels
 CONFIG     := configs/$(EXPERIMENT).toml
 SET        := --set 'cache.path="$(CACHE)"'
 
+# The newest Python there is: the newest zarr needs 3.12. Where there is none, what needs it is skipped and named.
+NEWEST     ?= $(shell for each in python3.13 python3.12; do $$each --version >/dev/null 2>&1 && echo $$each && break; done)
+READERS    := $(if $(NEWEST),.venv-readers/ready)
+
 # What builds this package is pinned too, not only what it needs.
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup teacher soft-labels train-student students verify lint format test slow check
-.PHONY: bench-setup bench kills clean
+.PHONY: help setup teacher soft-labels train-student students verify lint format test slow torture readers check
+.PHONY: bench-setup bench clean
 
 help: ## Say what there is to make.
 	@echo "make TARGET [EXPERIMENT=$(EXPERIMENT)] [STUDENT=$(STUDENT)] [CACHE=$(CACHE)] [RUNS=$(RUNS)]"
@@ -69,6 +73,16 @@ test: $(VENV)/ready-dev ## Run the tests (a few minutes on two cores).
 slow: $(VENV)/ready-dev ## Run the long tests too.
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
+torture: $(VENV)/ready-dev $(READERS) ## Attack every promise of docs/promises.md at full length (half an hour); print a table.
+	$(BIN)/python -m pytest -m 'promise' --torture --timeout 3600 -q
+
+readers: .venv-readers/ready ## Make the environment of the newest readers of Zarr, in .venv-readers (Python 3.12 or newer).
+
+.venv-readers/ready: tests/golden/constraints.txt
+	$(NEWEST) -m venv .venv-readers
+	.venv-readers/bin/python -m pip install --quiet --constraint $< zarr zarrs tensorstore
+	@touch $@
+
 check: lint test ## All that a change must pass.
 
 $(BENCH)/ready: export PIP_CONSTRAINT := benchmarks/constraints.txt
@@ -80,7 +94,7 @@ $(BENCH)/ready: pyproject.toml constraints.txt benchmarks/constraints.txt
 
 bench-setup: $(BENCH)/ready ## Make the environment of the formats that we are measured against, in .venv-bench.
 
-bench: $(VENV)/ready bench-setup ## Remake every figure: reading, peers, both stages, encoding, size (half an hour).
+bench: $(VENV)/ready bench-setup ## Remake every figure: reading, peers, both stages, encoding, size, durability (40 minutes).
 	$(BIN)/python -m benchmarks.gather $(QUICK)
 	$(BENCH)/bin/python -m benchmarks.peers $(QUICK)
 	$(SOFTLABELS) fit-teacher configs/fashion_mnist.toml
@@ -88,9 +102,7 @@ bench: $(VENV)/ready bench-setup ## Remake every figure: reading, peers, both st
 	$(BIN)/python -m benchmarks.stage_two $(QUICK)
 	$(BIN)/python -m benchmarks.encoding $(QUICK)
 	$(BIN)/python -m benchmarks.scale $(QUICK)
-
-kills: $(VENV)/ready ## Kill stage one at 50 random moments; count the caches that end the same.
-	$(BIN)/python -m benchmarks.kills
+	$(BIN)/python -m benchmarks.durability $(QUICK)
 
 clean: ## Remove caches, runs and teachers made here; the environment stays.
 	rm -rf caches runs checkpoints

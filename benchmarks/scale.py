@@ -1,26 +1,26 @@
 """Ten times the rows: ten times the time, and no more memory.
 
-Small synthetic rows (8 float32 inputs, 50 classes) in mapped files, from 1e4 to 1e7 of them, through the programs
-themselves, each in a process of its own that has warmed up on a few rows. Compared is the time that `generate` reports
-for its labels, that `train` reports for its epoch, and all of `verify`, from 1e5 rows on; every round has every size,
-so that a machine that slows down slows all. What a program does once, whatever the size, makes the ratio of two times
-less than ten; so a further figure is what each further row costs, against what it costs at a tenth of the size. Memory
-is anonymous memory at its peak over the whole program, sampled every 5 ms: pages of mapped files are the kernel's,
-which takes them back when it needs them.
+Small synthetic rows (8 float32 inputs, 50 classes) in mapped files, from 1e5 to 1e7 of them, through what `generate`,
+`verify` and `train` run. Compared is a program over many rows with ten times the same over a tenth of them; the two
+run by turns of half a second, so that both see the same machine. Of `generate` the labels are timed, of `train` an
+epoch, of `verify` all: its few milliseconds of reading documents make its smallest ratio less than ten. Memory is
+anonymous memory at its peak over a whole program in a process of its own, after a warm-up, sampled every 5 ms: pages of
+mapped files are the kernel's, which takes them back when it needs them.
 
     python -m benchmarks.scale [--quick] [--rounds 3]
 """
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Self
 
@@ -29,18 +29,27 @@ import numpy as np
 import torch
 
 from benchmarks.results import Row, compared, publish
+from pipeline.ahead import loaders
 from pipeline.config import Experiment, load
+from pipeline.course import Lesson, Watch, teach
+from pipeline.executors.inline import run_inline
+from pipeline.labeller import Labeller
+from pipeline.labels import SoftLabels
+from pipeline.losses import kd
 from pipeline.models import build
+from pipeline.reader import Reader
+from pipeline.runs import Run
+from pipeline.store.mapped import LabelCache
+from pipeline.store.verify import verify
+from pipeline.store.writer import CacheWriter
 from pipeline.weights import save_state
-from stages.soft_labels import generate
-from stages.train_student import train_students
-from stages.verify_cache import verify
+from stages.soft_labels import asked, teacher_of
+from stages.sources import open_source
 
-Found = dict[str, dict[int, tuple[float, float]]]
-"""Of each program and number of rows: seconds, and peak bytes."""
+Program = Callable[[Experiment, "Clock"], None]
+TURN = 0.5  # seconds
 INPUTS, CLASSES, BLOCK, WARM_ROWS = 8, 50, 2**16, 10_000
-SIZES, QUICK_SIZES = (10**4, 10**5, 10**6, 10**7), (10**3, 10**4, 10**5)
-REPEATS = {10**4: 5, 10**5: 5, 10**6: 3, 10**7: 1}  # in a round, of which the median counts
+SIZES, QUICK_SIZES = (10**5, 10**6, 10**7), (10**4, 10**5)
 CONFIG = """
 [dataset]
 kind = "npy"
@@ -95,25 +104,127 @@ def prepare(folder: Path, rows: int) -> Experiment:
     return load(folder / "config.toml")
 
 
-def generated(experiment: Experiment, _: Path) -> float:
-    """Seconds of asking the teacher and writing all labels."""
-    return float(generate(experiment).facts["seconds"])
+class Turns:
+    """Two programs that run by turns, each in a thread of its own, and the time that each has had.
+
+    A turn is half a second. So a machine whose speed drifts within a minute, as shared ones do, slows both alike.
+    """
+
+    def __init__(self) -> None:
+        self._holder, self._ended, self._changed = 0, [False, False], threading.Condition()
+        self.clocks = Clock(self, 0), Clock(self, 1)
+
+    def race(self, *programs: Callable[["Clock"], None]) -> tuple[float, float]:
+        """Run both to their ends; the seconds of each."""
+        with ThreadPoolExecutor(2) as threads:
+            for done in [threads.submit(self._run, *pair) for pair in zip(self.clocks, programs, strict=True)]:
+                done.result()
+        return self.clocks[0].seconds, self.clocks[1].seconds
+
+    def _run(self, clock: "Clock", program: Callable[["Clock"], None]) -> None:
+        try:
+            self.wait(clock.who)
+            program(clock)
+        finally:
+            self._ended[clock.who] = True
+            self._holder = 1 - clock.who
+            with self._changed:
+                self._changed.notify_all()
+
+    def over(self, who: int, since: float) -> bool:
+        """Whether it is the other's turn."""
+        return perf_counter() - since > TURN and not self._ended[1 - who]
+
+    def pass_on(self, who: int) -> None:
+        """Let the other run, and wait."""
+        with self._changed:
+            self._holder = 1 - who
+            self._changed.notify_all()
+        self.wait(who)
+
+    def wait(self, who: int) -> None:
+        """Return when it is one's turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._holder == who)
+            self.clocks[who].turn = perf_counter()
 
 
-def verified(experiment: Experiment, _: Path) -> float:
-    """Seconds of holding every byte against its receipt."""
-    begun = perf_counter()
-    verify(experiment.cache.path)
-    return perf_counter() - begun
+class Clock:
+    """The time that one of two programs has had, between its steps."""
+
+    def __init__(self, turns: Turns | None = None, who: int = 0) -> None:
+        self.seconds, self.who, self.turn = 0.0, who, 0.0
+        self._turns, self._since = turns, 0.0
+
+    def step(self) -> None:
+        """Count the time since the last step, if there was one; then it may be the other's turn."""
+        if self._since:
+            self.seconds += perf_counter() - self._since
+        if self._turns and self._turns.over(self.who, self.turn):
+            self._turns.pass_on(self.who)
+        self._since = perf_counter()
+
+    def drop(self) -> None:
+        """Do not count the time until the next step."""
+        self._since = 0.0
 
 
-def trained(experiment: Experiment, folder: Path) -> float:
-    """Seconds of one epoch."""
-    (metrics,) = train_students(experiment, ["small"], folder / "runs", restart=True).facts["students"]["small"]
-    return float(metrics["seconds"])
+def generated(experiment: Experiment, clock: Clock) -> None:
+    """Ask the teacher and write all labels, as `generate` does; counted from the first batch to the seal."""
+    shutil.rmtree(experiment.cache.path, ignore_errors=True)
+    dataset, spec, job = asked(experiment)
+    labeller = Labeller(dataset, teacher_of(experiment, dataset), spec)
+
+    def stopped() -> bool:
+        clock.step()
+        return False
+
+    with CacheWriter.open(experiment.cache.path, job, {}) as writer:
+        run_inline(writer.missing(), labeller, writer.commit, stopped=stopped, progress=lambda _: None)
+        writer.seal({})
+        clock.step()
+    clock.drop()
 
 
-VERBS = {"generate": generated, "verify": verified, "train": trained}
+def verified(experiment: Experiment, clock: Clock) -> None:
+    """Hold every byte against its receipt; all of it is counted."""
+    clock.step()
+    assert verify(experiment.cache.path, lambda _: clock.step()).problems == ()
+    clock.step()
+    clock.drop()
+
+
+def trained(experiment: Experiment, clock: Clock) -> None:
+    """One epoch, as `train` has it, counted from its first batch to its last."""
+    dataset, student = open_source(experiment.dataset), experiment.students["small"]
+
+    def told(logits_NC: torch.Tensor, labels_N: torch.Tensor, soft: SoftLabels | None) -> torch.Tensor:
+        assert soft is not None
+        return kd(logits_NC, soft, labels_N, student.temperature, student.alpha)
+
+    with tempfile.TemporaryDirectory() as name:
+        run = Run(Path(name), Path(name) / "w.safetensors", {}, "", student, experiment.views, 0)
+        make = partial(build, student.model, student.options, dataset.input_shape, CLASSES)
+        reader = Reader(dataset, LabelCache.open(experiment.cache.path))
+        watch = Watch(lambda: False, lambda _: clock.step())
+        teach([(run, Lesson(make, told, soft=True))], reader, watch, loaders(None))
+    clock.drop()
+
+
+PROGRAMS: dict[str, Program] = {"generate": generated, "verify": verified, "train": trained}
+
+
+def paired(name: str, small: Experiment, large: Experiment) -> tuple[float, float]:
+    """Seconds of a program over many rows, and over a tenth of them: the mean of ten times."""
+    program = PROGRAMS[name]
+
+    def ten_times(clock: Clock) -> None:
+        for _ in range(10):
+            program(small, clock)
+
+    program(small, Clock())
+    many, few = Turns().race(partial(program, large), ten_times)
+    return many, few / 10
 
 
 class Peak:
@@ -138,78 +249,51 @@ class Peak:
                 return
 
 
-def measure(verb: str, folder: Path) -> tuple[float, int]:
-    """Seconds and peak bytes of one program, in this process, after the same on a few rows."""
-    with tempfile.TemporaryDirectory() as name:
-        warm = prepare(Path(name) / "warm", WARM_ROWS)
-        for program in VERBS.values():
-            program(warm, Path(name))
-    experiment = load(folder / "config.toml")
-    with Peak() as peak:
-        seconds = VERBS[verb](experiment, folder)
-    return seconds, peak.bytes
+def peak(name: str, folder: Path) -> int:
+    """The most bytes that a program takes, in this process, after the same on a few rows."""
+    with tempfile.TemporaryDirectory() as place:
+        warm = prepare(Path(place) / "warm", WARM_ROWS)
+        for program in PROGRAMS.values():
+            program(warm, Clock())
+    with Peak() as found:
+        PROGRAMS[name](load(folder / "config.toml"), Clock())
+    return found.bytes
 
 
-def in_a_process(verb: str, folder: Path) -> tuple[float, int]:
+def peak_in_a_process(name: str, folder: Path) -> int:
     """The same in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.scale", "--measure", verb, "--folder", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.scale", "--peak-of", name, "--folder", str(folder)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ)
-    seconds, peak = json.loads(done.stdout.splitlines()[-1])
-    return seconds, peak
+    return int(done.stdout.splitlines()[-1])
 
 
-def a_round(sizes: Sequence[int], repeats: Mapping[int, int]) -> Found:
-    """Every program on every size."""
-    found: Found = {verb: {} for verb in VERBS}
-    for size in sizes:
-        several: dict[str, list[tuple[float, int]]] = {verb: [] for verb in VERBS}
-        for _ in range(repeats.get(size, 1)):
-            with tempfile.TemporaryDirectory() as name:
-                place = Path(name) / "rows"
-                prepare(place, size)
-                for verb, known in several.items():
-                    known.append(in_a_process(verb, place))
-        for verb, known in several.items():
-            seconds, peaks = zip(*known, strict=True)
-            found[verb][size] = median(seconds), median(peaks)
-        print(f"{size:,} rows: { {verb: found[verb][size] for verb in VERBS} }", file=sys.stderr)
-    return found
-
-
-def rows_of(verb: str, rounds: Sequence[Found]) -> Iterator[Row]:
-    """What ten times the rows come to, from each size to the next: in seconds, a further row, in memory."""
-    found = [each[verb] for each in rounds]
-    smallest, *sizes = sorted(found[0])
-    for small, large in pairwise(sizes):
-        after, before = ([each[size][0] for each in found] for size in (large, small))
-        yield compared(f"{verb}, {large:,} rows against {small:,}", after, before)
-    for tiny, small, large in zip([smallest, *sizes], sizes, sizes[1:], strict=False):
-        after, before = ([further(each, *pair) for each in found] for pair in ((small, large), (tiny, small)))
-        name = f"{verb}, a further row up to {large:,} against one up to {small:,}"
-        yield compared(name, after, before, "µs")
-    for small, large in pairwise(sizes):
-        after, before = ([each[size][1] / 2**20 for each in found] for size in (large, small))
-        yield compared(f"{verb}, peak memory of {large:,} rows against {small:,}", after, before, "MiB")
-
-
-def further(found: Mapping[int, tuple[float, float]], small: int, large: int) -> float:
-    """Microseconds that each row costs between two sizes."""
-    return 1e6 * (found[large][0] - found[small][0]) / (large - small)
+def measured(sizes: Sequence[int], rounds: int, folder: Path) -> Iterator[Row]:
+    """What ten times the rows come to, from each size to the next."""
+    known = {size: prepare(folder / str(size), size) for size in sizes}
+    for name in PROGRAMS:
+        peaks = {size: peak_in_a_process(name, folder / str(size)) / 2**20 for size in sizes}
+        for small, large in pairwise(sizes):
+            times = [paired(name, known[small], known[large]) for _ in range(rounds)]
+            after, before = (list(each) for each in zip(*times, strict=True))
+            yield compared(f"{name}, {large:,} rows against {small:,}", after, before)
+            memory = f"{name}, peak memory of {large:,} rows against {small:,}"
+            yield compared(memory, [peaks[large]], [peaks[small]], "MiB")
+            print(f"{name} {large:,}: {times} {peaks}", file=sys.stderr)
 
 
 @click.command(help=__doc__)
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--quick", is_flag=True, help="1e3 to 1e5 rows, one round, once each.")
-@click.option("--measure", "verb", type=click.Choice(list(VERBS)), hidden=True)
+@click.option("--quick", is_flag=True, help="1e4 and 1e5 rows, one round.")
+@click.option("--peak-of", "name", type=click.Choice(list(PROGRAMS)), hidden=True)
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
-def main(verb: str | None, folder: Path | None, rounds: int, *, quick: bool) -> None:
+def main(name: str | None, folder: Path | None, rounds: int, *, quick: bool) -> None:
     """Measure, print and keep."""
-    if verb and folder:
-        print(json.dumps(measure(verb, folder)))
+    if name and folder:
+        print(peak(name, folder))
         return
-    sizes, repeats = (QUICK_SIZES, {}) if quick else (SIZES, REPEATS)
-    found = [a_round(sizes, repeats) for _ in range(1 if quick else rounds)]
-    publish("scale", [row for program in VERBS for row in rows_of(program, found)], keep=not quick)
+    with tempfile.TemporaryDirectory() as place:
+        sizes = QUICK_SIZES if quick else SIZES
+        publish("scale", list(measured(sizes, 1 if quick else rounds, Path(place))), keep=not quick)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Reader(torch.utils.data.Dataset[Batch]):
         self.dataset = dataset
         self.cache = cache
         if cache is not None:
-            self._spec = label_spec(cache)
+            self.spec = label_spec(cache)
             # In the cache's own order a row is found where it is, and no index has to be held in memory.
             self._places = None if cache.holds_in_order(dataset.ids) else cache.rows_of(dataset.ids)
 
@@ -93,8 +93,8 @@ class Reader(torch.utils.data.Dataset[Batch]):
         record = self.cache.gather(0, rows if self._places is None else self._places[rows])
         check_fingerprints(inputs, record["input_crc32c"], self.dataset.ids[rows])
         self._check_labels(record["label"], rows)
-        stored = {spec.name: torch.from_numpy(record[spec.name]) for spec in encodings.arrays(self._spec)}
-        return encodings.decode(self._spec, stored)
+        stored = {spec.name: torch.from_numpy(record[spec.name]) for spec in encodings.arrays(self.spec)}
+        return encodings.decode(self.spec, stored)
 
     def _check_labels(self, stored_N: NDArray[np.generic], rows: Rows) -> None:
         """Refuse true labels that are not those which the dataset had when the cache was made."""

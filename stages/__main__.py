@@ -63,10 +63,10 @@ def _load(config: Path, overrides: tuple[str, ...]) -> "Experiment":
 
 
 def _finish(report: "Report", *, as_json: bool) -> None:
-    from stages.report import reports
+    from stages.report import printable, reports
 
     if reports():
-        click.echo(json.dumps(report.facts, default=str) if as_json else report.text)
+        click.echo(json.dumps(report.facts, default=str) if as_json else printable(report.text))
     sys.exit(report.exit_code)
 
 
@@ -157,11 +157,28 @@ def inspect(cache: Path, *, as_json: bool) -> None:
 
 @cli.command()
 @_cache_options
-def verify(cache: Path, *, as_json: bool) -> None:
+@click.option(
+    "--teacher",
+    "config",
+    type=click.Path(path_type=Path),
+    metavar="CONFIG",
+    help="Ask this experiment's teacher again.",
+)
+@click.option("--rows", type=click.IntRange(min=1), default=256, show_default=True, help="About so many random rows.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which random rows.")
+def verify(cache: Path, config: Path | None, rows: int, seed: int, *, as_json: bool) -> None:
     """Check every byte of a label cache against its receipts.
 
-    Exit code 0: all is as it was written. 3: something is not, and the files are named. 4: no seal yet.
+    With --teacher also ask the teacher again, and compare what it says with what is stored: the share of rows with the
+    same best class, and the largest difference against the error that the encoding states.
+
+    Exit code 0: all is as it was written. 3: something is not, and the files are named. 4: no seal yet. 5: the labels
+    are not what this teacher says of these inputs.
     """
+    if config:
+        from stages.ask_again import ask_teacher_again
+
+        _finish(ask_teacher_again(cache, _load(config, ()), rows, seed), as_json=as_json)
     from stages.verify_cache import verify
 
     _finish(verify(cache), as_json=as_json)
@@ -211,8 +228,10 @@ def _explain(error: BaseException) -> None:
 
 
 def _refuse(message: str, exit_code: int) -> None:
+    from stages.report import printable
+
     _print_json(message, exit_code)
-    click.echo(f"softlabels: {message}", err=True)
+    click.echo(printable(f"softlabels: {message}"), err=True)
     sys.exit(exit_code)
 
 

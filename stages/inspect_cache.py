@@ -65,6 +65,6 @@ def _text(facts: dict[str, Any]) -> str:
 
 
 def _listed(value: dict[str, Any] | list[str]) -> str:
-    """On one line, with control characters shown and not obeyed: a foreign cache must not drive the terminal."""
+    """On one line."""
     items = (f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else iter(value)
-    return ", ".join(item.encode("unicode_escape").decode() if not item.isprintable() else item for item in items)
+    return ", ".join(" ".join(item.splitlines()) for item in items)

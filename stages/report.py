@@ -33,6 +33,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def printable(text: str) -> str:
+    r"""Text with control characters shown and not obeyed, but for ends of lines.
+
+    Names in a cache, a config or a dataset are someone's own: they must not drive the terminal of who reads them.
+
+    >>> printable("a\tb\x1b[31m\u202e")
+    'a\\tb\\x1b[31m\\u202e'
+    """
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in text
+    )
+
+
 def reports() -> bool:
     """Whether this process speaks for all: of those that `torchrun` started, the first."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"

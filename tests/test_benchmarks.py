@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-ALONE = ("gather", "stage_two", "encoding", "scale", "kills")
+ALONE = ("gather", "stage_two", "encoding", "scale", "durability")
 
 
 def kept() -> dict[str, tuple[bytes, int]]:

@@ -132,6 +132,7 @@ def shared(one: tuple[int, int, int, int], world: int, **how: object) -> list[li
     return [list(shares) for shares in zip(*ranks, strict=True)]
 
 
+@pytest.mark.promise("P13", tries=100, torture=100)
 @STEADY
 @given(length=st.integers(1, 300), batch_size=st.integers(1, 60), seed=SEEDS)
 def test_an_epoch_has_every_sample_once_in_its_order(length: int, batch_size: int, seed: int) -> None:
@@ -156,6 +157,7 @@ def test_batches_are_as_long_as_asked_but_for_the_last_two(length: int, batch_si
     assert len(sizes) == 1 or min(sizes) >= batch_size // 2
 
 
+@pytest.mark.promise("P13", tries=100, torture=100)
 @STEADY
 @given(one=epochs(), world=st.sampled_from(WORLDS))
 def test_ranks_share_the_batches_of_one_process(one: tuple[int, int, int, int], world: int) -> None:
@@ -183,6 +185,7 @@ def test_padding_repeats_only_what_equal_shares_need(one: tuple[int, int, int, i
     assert counts.sum() == length + -length % world
 
 
+@pytest.mark.promise("P13", tries=100, torture=100)
 @STEADY
 @given(one=epochs(), world=st.sampled_from(WORLDS), data=st.data())
 def test_an_epoch_goes_on_from_any_step_twice_in_a_row(
@@ -274,6 +277,7 @@ forks = pytest.mark.filterwarnings(
 )
 
 
+@pytest.mark.promise("P13")
 @forks
 @pytest.mark.parametrize("workers", [0, 1, 2, 4])
 @pytest.mark.parametrize("world", WORLDS)

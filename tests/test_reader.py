@@ -126,6 +126,7 @@ def relabelled(labels: np.ndarray) -> ArrayDataset:
     return ArrayDataset(dataset.array, dataset.ids, labels, CLASSES)
 
 
+@pytest.mark.promise("P7")
 def test_true_labels_that_changed_since_the_cache_was_made_are_refused(cache: LabelCache) -> None:
     """Shuffled labels under the same inputs are an error; how many of the batch and the first sample are said."""
     labels = samples().labels
@@ -242,7 +243,10 @@ def test_more_labels_than_there_are_is_refused() -> None:
 
 def with_job(cache: LabelCache, **changed: Any) -> LabelCache:  # noqa: ANN401 - any field of a job
     """The cache as it would be opened with another job."""
-    return LabelCache(cache.root, Job.model_validate({**cache.job.model_dump(), **changed}), cache.seal, None)
+    job = Job.model_validate({**cache.job.model_dump(), **changed})
+    return LabelCache(
+        cache.root, job, cache.seal, {spec.name: np.zeros(job.layout.shards, np.int64) for spec in job.arrays}
+    )
 
 
 @pytest.mark.parametrize("encoding", ["dense", "topk"])

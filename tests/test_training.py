@@ -91,7 +91,7 @@ def test_a_cosine_ends_near_zero_and_a_constant_stays(warmup: float, steps: int)
 @pytest.mark.parametrize(("model", "channels_last"), [("mlp", False), ("cnn", False), ("cnn", True)])
 def test_steps_lower_the_loss_in_every_precision(
     model: str,
-    channels_last: bool,  # noqa: FBT001 - a case
+    channels_last: bool,
     optimizer: str,
     rate: float,
     precision: str,

@@ -62,7 +62,7 @@ def test_of_many_changed_inputs_the_first_five_are_named() -> None:
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("shape", [(5,), (2, 3), (1, 4, 4), (3, 4, 4)])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_network_is_given_normalised_float32(dtype: str, shape: tuple[int, ...], channels_last: bool) -> None:  # noqa: FBT001 - a case
+def test_a_network_is_given_normalised_float32(dtype: str, shape: tuple[int, ...], channels_last: bool) -> None:
     """(x - mean) / std of inputs of any dtype; the order in memory changes, and no value does."""
     inputs = np.arange(2 * int(np.prod(shape))).reshape(2, *shape).astype(dtype)
     given_NX = network_input(torch.from_numpy(inputs), ViewSettings(mean=2.5, std=4.0), channels_last=channels_last)

@@ -95,7 +95,7 @@ class Bomb:
 
 @pytest.mark.parametrize("name", ["bomb.pt", "bomb.bin", "bomb.safetensors", "bomb"])
 @pytest.mark.parametrize("by_torch", [True, False])
-def test_a_checkpoint_never_runs_code(name: str, by_torch: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a case
+def test_a_checkpoint_never_runs_code(name: str, by_torch: bool, tmp_path: Path) -> None:
     """Law: a pickle of more than tensors is refused under any name, and nothing in it is called."""
     mark, path = tmp_path / "executed", tmp_path / name
     if by_torch:

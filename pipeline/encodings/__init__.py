@@ -51,6 +51,9 @@ class Encoding(Protocol):
     def error(self, spec: LabelSpec) -> str:
         """How far a decoded row is from the teacher's, in words."""
 
+    def bound(self, spec: LabelSpec, logits_NC: Tensor, temperature: float) -> Tensor:
+        """The same in numbers: how far log p at a temperature may be off for a stored class of each row, [N]."""
+
 
 ENCODINGS: Mapping[str, Encoding] = MappingProxyType({"dense": dense, "topk": topk})
 
@@ -147,6 +150,11 @@ def temperatures(spec: LabelSpec) -> tuple[float, ...] | None:
 def error(spec: LabelSpec) -> str:
     """How far a decoded row is from the teacher's, in words."""
     return ENCODINGS[spec.encoding].error(spec)
+
+
+def bound(spec: LabelSpec, logits_NC: Tensor, temperature: float) -> Tensor:
+    """By how much log p of a stored class may differ from that of the teacher's logits at a temperature, a row, [N]."""
+    return ENCODINGS[spec.encoding].bound(spec, logits_NC, temperature)
 
 
 def _refuse_non_finite(logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:

@@ -65,3 +65,10 @@ def error(spec: LabelSpec) -> str:
     if spec.dtype == "float32":
         return "none: the logits as the teacher gave them, in float32"
     return "each logit z errs by at most 2^-11 |z| (2^-25 where |z| < 2^-14), so |log p error| <= 2^-10 max|z| / T"
+
+
+def bound(spec: LabelSpec, logits_NC: Tensor, temperature: float) -> Tensor:
+    """What `error` says, for each row, [N]: once for the class's own logit, once for the sum of all."""
+    if spec.dtype == "float32":
+        return torch.zeros(len(logits_NC))
+    return (2**-10 * logits_NC.abs().amax(dim=1)).clamp(min=2**-24) / temperature

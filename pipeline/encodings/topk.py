@@ -110,6 +110,14 @@ def error(spec: LabelSpec) -> str:
     )
 
 
+def bound(spec: LabelSpec, logits_NC: Tensor, temperature: float) -> Tensor:
+    """What `error` says of the last kept class, which has the largest gap, for each row, [N]."""
+    kept_NK = logits_NC.gather(1, largest(logits_NC, _k(spec)))
+    gap_N = kept_NK[:, 0] - kept_NK[:, -1]
+    rounding_N = 2**-23 * gap_N if spec.dtype == "float32" else (2**-11 * gap_N).clamp(min=2**-25)
+    return rounding_N / temperature + 1e-6
+
+
 def largest(logits_NC: Tensor, k: int) -> Tensor:
     """The class ids of the k largest float32 logits, [N, K], by falling logit, then by rising id: one answer.
 

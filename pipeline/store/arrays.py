@@ -14,6 +14,7 @@ from pipeline.labels import ArraySpec
 
 MOST_ROW_ITEMS = 2**28
 MOST_DIMENSIONS = 4
+MOST_ARRAYS = 64
 
 ROW_ARRAYS = (
     ArraySpec("sample_id", "int64", (), -1),  # a real row's id is >= 0: this is what tells it from filling
@@ -75,6 +76,8 @@ def _holds(dtype: np.dtype[Any], fill: float) -> bool:
 
 def refuse_unfit(specs: tuple[ArraySpec, ...]) -> None:
     """Raise ValueError if these are not the arrays of one cache."""
+    if len(specs) > MOST_ARRAYS:
+        raise ValueError(f"{len(specs)} arrays, of which {MOST_ARRAYS} are allowed")
     if len({spec.name for spec in specs}) < len(specs):
         raise ValueError("two arrays share a name")
     if not set(ROW_ARRAYS) <= set(specs):

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, JsonValue, StringConstraints, field_validator, model_validator
 
 from pipeline.errors import ConfigError
 from pipeline.store.arrays import ROW_ARRAYS, StoredSpec, refuse_unfit
@@ -32,9 +34,12 @@ __all__ = [
     "parse_job",
     "parse_receipt",
     "parse_seal",
+    "proven",
+    "sealed",
 ]
 
 Count = Annotated[int, Field(ge=0, le=2**62)]
+Chains = NDArray[np.int64]
 MOST_SHARD_BYTES = 2**34
 
 
@@ -117,6 +122,7 @@ class FileProof(Document):
     """What a shard file holds."""
 
     bytes: Count
+    chain: Annotated[int, Field(ge=0, lt=2**32)]  # crc32c over the checksums of its chunks: see `shards.chain_of`
     sha256: Digest
 
 
@@ -167,7 +173,9 @@ class Receipt(Signed):
 class Seal(Signed):
     """Proof that every shard is done. Written last.
 
-    `about` holds free figures, such as the teacher's accuracy; no one decides anything by them.
+    `chains` has, for each array, the chain of every shard's file, eight hexadecimal digits each: all that a reader has
+    to know of the receipts. `about` holds free figures, such as the teacher's accuracy; no one decides anything by
+    them.
     """
 
     remedy: ClassVar[str] = (
@@ -182,6 +190,7 @@ class Seal(Signed):
     shards: Count
     bytes: Count
     receipts_sha256: Digest
+    chains: dict[str, Annotated[str, StringConstraints(pattern="^([0-9a-f]{8})+$")]]
     made: Made
     about: dict[str, JsonValue]
 
@@ -204,9 +213,30 @@ class Seal(Signed):
             shards=len(receipts),
             bytes=sum(proof.bytes for receipt in receipts for proof in receipt.arrays.values()),
             receipts_sha256=sha256(b"".join(receipt.to_bytes() for receipt in receipts)),
+            chains={
+                spec.name: "".join(f"{receipt.arrays[spec.name].chain:08x}" for receipt in receipts)
+                for spec in job.arrays
+            },
             made=made.model_dump(),
             about=dict(about),
         )
+
+
+def proven(job: Job, receipts: Mapping[int, Receipt]) -> dict[str, Chains]:
+    """For each array the chains of its shards' files, `[shards]`, -1 where there is no receipt."""
+    found = {spec.name: np.full(job.layout.shards, -1) for spec in job.arrays}
+    for number, receipt in receipts.items():
+        for name, proof in receipt.arrays.items():
+            found[name][number] = proof.chain
+    return found
+
+
+def sealed(job: Job, seal: Seal) -> dict[str, Chains]:
+    """For each array the chains of its shards' files, `[shards]`; ValueError if they are not those of the job's."""
+    found = {name: np.frombuffer(bytes.fromhex(digits), ">u4").astype(np.int64) for name, digits in seal.chains.items()}
+    if {name: chains.size for name, chains in found.items()} != {spec.name: job.layout.shards for spec in job.arrays}:
+        raise ValueError("its chains are not those of the job's arrays and shards")
+    return found
 
 
 def cache_id(job: Job, metadata: Mapping[str, bytes], receipts: Sequence[Receipt]) -> str:

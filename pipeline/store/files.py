@@ -155,6 +155,17 @@ def open_regular(path: Path) -> int | None:
     return descriptor
 
 
+def refuse_links(path: Path, root: Path) -> None:
+    """Raise CorruptError if a directory between a cache's root and a path in it is a symbolic link to elsewhere."""
+    with explained("look at this path", path):
+        for directory in path.parents[: len(path.relative_to(root).parts) - 1]:
+            if directory.is_symlink():
+                raise CorruptError(
+                    f"{directory} is a symbolic link; expected the directory itself: what a cache holds is in it. Copy "
+                    "it to its place."
+                )
+
+
 def read(path: Path) -> bytes | None:
     """The content of a file; None if there is none. Raises as `open_regular`."""
     descriptor = open_regular(path)

@@ -35,14 +35,7 @@ class WriterLock:
         _held.add(self)
 
     def _take(self) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "a process that did not say"
-            raise LockedError(
-                f"{self._path.parent} is being written by {holder}; a cache has one writer at a time. Wait for it to "
-                "end, or stop it, then run this command again: what it has done is kept."
-            ) from None
+        _flock(self._descriptor, fcntl.LOCK_EX, self._path)
         os.truncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
 
@@ -63,6 +56,31 @@ class WriterLock:
 
     def __exit__(self, *_: object) -> None:
         self.release(remove=False)
+
+
+def refuse_locked(path: Path) -> None:
+    """Raise LockedError if a writer holds the lock at a path. Nothing is written."""
+    with explained("look at the writers' lock", path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            _flock(descriptor, fcntl.LOCK_SH, path)
+        finally:
+            os.close(descriptor)
+
+
+def _flock(descriptor: int, kind: int, path: Path) -> None:
+    """Lock an open file; LockedError if a writer holds it."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "a process that did not say"
+        raise LockedError(
+            f"{path.parent} is being written by {holder}; a cache has one writer at a time. Wait for it to end, or "
+            "stop it, then run this command again: what it has done is kept."
+        ) from None
 
 
 def _forget() -> None:

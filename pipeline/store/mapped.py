@@ -3,8 +3,9 @@
 A shard file is mapped when a row of it is first asked for. Pages are the kernel's: workers on one machine share them,
 and nothing is read that no one asks for.
 
-A file that is gone, cut short or changed before it is mapped is refused. One that is cut short afterwards ends the
-process (SIGBUS): nothing may write to a sealed cache while it is read. Deleting it is harmless, the pages stay.
+A file that is gone, cut short, changed or put in another's place before it is mapped is refused. One that is cut short
+afterwards ends the process (SIGBUS): nothing may write to a sealed cache while it is read. Deleting it is harmless, the
+pages stay.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CorruptError, IncompleteError, MismatchError
 from pipeline.labels import ArraySpec
-from pipeline.store.documents import Job, Seal
+from pipeline.store.documents import Job, Seal, proven, sealed
 from pipeline.store.group import metadata_documents, refuse_other_metadata
 from pipeline.store.layout import Shard
 from pipeline.store.residence import Residence, UnmappableError
@@ -36,21 +37,21 @@ class LabelCache:
         root: the cache's directory.
         job: what it holds.
         seal: the proof that it is whole; None for a partial one.
-        done: the numbers of the shards with a receipt; None for all.
+        chains: of each array, what tells the file of a shard, `[shards]`; -1 for one without a receipt.
 
     """
 
-    def __init__(self, root: Path, job: Job, seal: Seal | None, done: frozenset[int] | None) -> None:
+    def __init__(self, root: Path, job: Job, seal: Seal | None, chains: Mapping[str, Rows]) -> None:
         self.root, self.job, self.seal, self.layout = root, job, seal, job.layout
-        self._done = done
-        self._residence = Residence(root, job, done)
+        self._done = np.flatnonzero(chains[job.arrays[0].name] >= 0)
+        self._residence = Residence(root, job, chains)
         self._unmapped: Unmapped | None = None
         self._selections: dict[tuple[str, ...] | None, Selection] = {}
         self._index: tuple[Rows, Rows] | None = None
         self._view_places = self.layout.shards_per_view * self.layout.shard_rows
 
     def __reduce__(self) -> tuple[Callable[[Path, bool], "LabelCache"], tuple[Path, bool]]:
-        return type(self).open, (self.root, self._done is not None)
+        return type(self).open, (self.root, self.seal is None)
 
     @classmethod
     def open(cls, path: Path, allow_partial: bool = False) -> Self:  # noqa: FBT001, FBT002 - pickle passes it by place
@@ -66,15 +67,15 @@ class LabelCache:
         path = path.absolute()
         job = read_job(path)
         seal = read_seal(path, job)
-        done = None if seal else frozenset(read_receipts(path, job))
-        if done is not None and not allow_partial:
+        receipts = {} if seal else read_receipts(path, job)
+        if not seal and not allow_partial:
             raise IncompleteError(
-                f"{path} has no seal: {len(done)} of its {job.layout.shards} shards are done. Finish it with the "
+                f"{path} has no seal: {len(receipts)} of its {job.layout.shards} shards are done. Finish it with the "
                 "`softlabels generate` that began it, or ask for a partial cache by name."
             )
         for name, document in metadata_documents(job).items():
             refuse_other_metadata(path / GROUP / name, document)
-        return cls(path, job, seal, done)
+        return cls(path, job, seal, sealed(job, seal) if seal else proven(job, receipts))
 
     @property
     def cache_id(self) -> str | None:
@@ -174,8 +175,7 @@ class LabelCache:
 
     def _first_shards(self) -> list[Shard]:
         """For each range of rows that is done in some view, the first shard that holds it, in order."""
-        everywhere = range(self.layout.shards_per_view) if self._done is None else sorted(self._done)
-        first = {number % self.layout.shards_per_view: number for number in reversed(everywhere)}
+        first = {number % self.layout.shards_per_view: number for number in reversed(self._done.tolist())}
         return [self.layout.shard(first[place]) for place in sorted(first)]
 
     def _ids_in(self, shard: Shard) -> NDArray[np.generic]:

@@ -10,7 +10,7 @@ slot is no longer ready, and then waits for the marks that were there: no page g
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock, get_ident
@@ -24,7 +24,7 @@ from pipeline.errors import CorruptError, IncompleteError, StorageError
 from pipeline.store import files
 from pipeline.store.documents import Job
 from pipeline.store.layout import CHECKSUM_BYTES, row_bytes, shard_file_bytes
-from pipeline.store.shards import REPAIR, check_index, chunk_is_whole
+from pipeline.store.shards import REPAIR, check_chain, check_index, chunk_is_whole
 from pipeline.store.span import HUGE_BYTES, UNMAPPABLE, Span, begins, map_whole, most_maps, whole_pages
 from pipeline.store.state import GROUP, shard_path
 from pipeline.store.windows import MOST_BYTES
@@ -45,16 +45,16 @@ class Residence:
     Args:
         root: the cache's directory.
         job: what it holds.
-        done: the numbers of the shards with a receipt; None for all.
+        chains: of each array, what tells the file of a shard, `[shards]`; -1 for one without a receipt.
 
     Raises:
         StorageError: not even one shard's addresses can be reserved.
 
     """
 
-    def __init__(self, root: Path, job: Job, done: frozenset[int] | None) -> None:
+    def __init__(self, root: Path, job: Job, chains: Mapping[str, Rows]) -> None:
         self.specs, self.layout = job.arrays, job.layout
-        self._root, self._done = root, done
+        self.root, self._chains = root, [chains[spec.name] for spec in job.arrays]
         self._room = [whole_pages(shard_file_bytes(spec, job.layout, job.layout.shard(0))) for spec in job.arrays]
         most_bytes = MOST_BYTES // max(map(row_bytes, job.arrays)) - len(job.arrays) * HUGE_BYTES
         visible = most_bytes // sum(self._room)
@@ -197,9 +197,10 @@ class Residence:
             self._whole[array][chunk] = True
 
     def _map(self, array: int, number: int) -> None:
-        """Map a shard file into its slot, if its size and its index are those that were written."""
+        """Map a shard file into its slot, if its size, its index and its chain are those that were written."""
         self.refuse_undone(number)
         spec, shard, path = self.specs[array], self.layout.shard(number), self.path_of(array, number)
+        files.refuse_links(path, self.root)
         descriptor = files.open_regular(path)
         if descriptor is None:
             raise CorruptError(f"{path} is gone; its receipt says that it was written. {REPAIR}")
@@ -208,6 +209,7 @@ class Residence:
             with _explained(path):
                 content = map_whole(descriptor) if (size := os.fstat(descriptor).st_size) else b""
             check_index(memoryview(content), spec, self.layout, shard, path)
+            check_chain(memoryview(content), spec, self.layout, self.chain_of(array, number), path)
             with _explained(path):
                 self.span.place(self._begin(array, number), descriptor, size)
         finally:
@@ -218,18 +220,22 @@ class Residence:
 
     def path_of(self, array: int, number: int) -> Path:
         """Where a shard file is on the disk."""
-        return shard_path(self._root, self.specs[array], self.layout, self.layout.shard(number))
+        return shard_path(self.root, self.specs[array], self.layout, self.layout.shard(number))
 
     def folder_of(self, array: int) -> Path:
         """Where an array's Zarr document and files are on the disk."""
-        return self._root / GROUP / self.specs[array].name
+        return self.root / GROUP / self.specs[array].name
+
+    def chain_of(self, array: int, number: int) -> int:
+        """What tells a shard file from all others."""
+        return int(self._chains[array][number])
 
     def refuse_undone(self, number: int) -> None:
         """Raise IncompleteError if a shard had no receipt when the cache was opened."""
-        if self._done is not None and number not in self._done:
+        if self.chain_of(0, number) < 0:
             shard = self.layout.shard(number)
             raise IncompleteError(
-                f"{self._root} is not whole: rows {shard.start} to {shard.stop} of view {shard.view} were not done "
+                f"{self.root} is not whole: rows {shard.start} to {shard.stop} of view {shard.view} were not done "
                 "when it was opened. Finish it with the `softlabels generate` that began it, or ask for rows that are "
                 "done."
             )

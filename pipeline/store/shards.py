@@ -10,6 +10,7 @@ Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/i
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,27 @@ def encode_shard(block: NDArray[np.generic], spec: ArraySpec, layout: Layout) ->
         data = part.reshape(-1).view(np.uint8).data
         pieces += [data, _checksum(data)]
     return [*pieces, _index(len(pieces) // 2, spec, layout)]
+
+
+def chain_of(pieces: Sequence[memoryview | bytes]) -> int:
+    """The chain of a shard file, from the pieces of its content: crc32c over the checksums of its chunks, in order.
+
+    It tells one whole file from another and needs no chunk to be read; that a chunk is the one that was chained, its
+    checksum says.
+    """
+    return int(crc32c(b"".join(pieces[1:-1:2])))
+
+
+def check_chain(content: memoryview, spec: ArraySpec, layout: Layout, chain: int, path: Path) -> None:
+    """Raise CorruptError unless a shard file, whose size is known to be right, has its chain; no chunk is read."""
+    size = chunk_bytes(spec, layout)
+    count = (len(content) - index_bytes(layout)) // size
+    checksums = np.ndarray((count, CHECKSUM_BYTES), np.uint8, content, size - CHECKSUM_BYTES, (size, 1))
+    if crc32c(checksums.tobytes()) != chain:
+        raise CorruptError(
+            f"{path} does not have the chunks that its receipt is for: it changed, or another file was put in its "
+            f"place. {REPAIR}"
+        )
 
 
 def check_index(content: memoryview, spec: ArraySpec, layout: Layout, shard: Shard, path: Path) -> None:

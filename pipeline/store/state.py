@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.errors import CorruptError, IncompleteError, MismatchError, StorageError
 from pipeline.labels import ArraySpec
 from pipeline.store import files
-from pipeline.store.documents import Job, Receipt, Seal, parse_job, parse_receipt, parse_seal
+from pipeline.store.documents import Job, Receipt, Seal, parse_job, parse_receipt, parse_seal, sealed
 from pipeline.store.group import metadata_documents
 from pipeline.store.layout import Layout, Shard, shard_file_bytes
 
@@ -53,8 +53,8 @@ def read_state(path: Path) -> State:
 
     """
     job = read_job(path)
+    seal = read_seal(path, job)  # first: it is written last, and a writer may be at work meanwhile
     receipts = read_receipts(path, job)
-    seal = read_seal(path, job)
     if seal:
         refuse_broken_seal(path, job, receipts, seal)
     return State(job, receipts, seal)
@@ -65,6 +65,8 @@ def read_job(path: Path) -> Job:
     with files.explained("look at this path", path):
         if path.exists() and not path.is_dir():
             raise StorageError(f"{path} is a file, and a label cache is a directory. Give the path of a label cache.")
+    for folder in (path / RECEIPTS, path / GROUP):
+        files.refuse_links(folder / "any", path)
     data = files.read(path / JOB)
     if data is None:
         raise IncompleteError(
@@ -110,6 +112,10 @@ def read_seal(path: Path, job: Job) -> Seal | None:
             f"{path / SEAL} seals the job {seal.job[:12]}, and {JOB} beside it is the job {job.fingerprint[:12]}: one "
             "of them is not what was written. Restore both from one copy of the cache."
         )
+    try:
+        sealed(job, seal)
+    except ValueError as error:
+        raise CorruptError(f"{path / SEAL} does not fit the {JOB} beside it: {error}. {Seal.remedy}") from error
     return seal
 
 

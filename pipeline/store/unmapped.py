@@ -11,7 +11,7 @@ from pipeline.errors import CorruptError
 from pipeline.store import files
 from pipeline.store.group import ShardedArray
 from pipeline.store.residence import Residence
-from pipeline.store.shards import REPAIR, check_index
+from pipeline.store.shards import REPAIR, check_chain, check_index
 
 Rows = NDArray[np.int64]
 
@@ -52,7 +52,9 @@ class Unmapped:
     def _check(self, array: int, number: int) -> None:
         self._residence.refuse_undone(number)
         path, spec = self._residence.path_of(array, number), self._residence.specs[array]
+        files.refuse_links(path, self._residence.root)
         data = files.read(path)
         if data is None:
             raise CorruptError(f"{path} is gone; its receipt says that it was written. {REPAIR}")
         check_index(memoryview(data), spec, self._layout, self._layout.shard(number), path)
+        check_chain(memoryview(data), spec, self._layout, self._residence.chain_of(array, number), path)

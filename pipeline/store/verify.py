@@ -8,16 +8,18 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from pipeline.ahead import ahead, loaders
 from pipeline.errors import CorruptError, MismatchError, StorageError
 from pipeline.labels import ArraySpec
 from pipeline.store import files
 from pipeline.store.documents import Job, Receipt, Seal, parse_receipt, parse_seal
 from pipeline.store.group import metadata_documents, refuse_other_metadata
 from pipeline.store.layout import Layout, Shard
-from pipeline.store.shards import REPAIR, check_index, chunk_is_whole, decoded, ids_sha256, rows_in
+from pipeline.store.shards import REPAIR, check_chain, check_index, chunk_is_whole, decoded, ids_sha256, rows_in
 from pipeline.store.state import (
     GROUP,
     JOB,
@@ -95,13 +97,12 @@ def verify(path: Path, progress: Callable[[int], object] | None = None) -> Repor
     for name, document in documents.items():
         problems.attempt(root / GROUP / name, refuse_other_metadata, root / GROUP / name, document)
     size = 0
-    for number, receipt in receipts.items():
-        for spec in job.arrays:
-            file = shard_path(root, spec, job.layout, job.layout.shard(number))
-            read = problems.attempt(file, _check_file, file, spec, job.layout, receipt) or 0
-            size += read
-            if progress:
-                progress(receipt.arrays[spec.name].bytes)
+    parts = ((spec, receipt) for receipt in receipts.values() for spec in job.arrays)
+    for (spec, receipt), (read, found) in ahead(parts, partial(_checked, root, job.layout), loaders(None)):
+        size += read
+        problems += found
+        if progress:
+            progress(receipt.arrays[spec.name].bytes)
     if seal:
         problems += _seal_problems(root, job, receipts, seal)
     problems += _strays(root, job)
@@ -142,8 +143,19 @@ def _of_job(root: Path, job: Job, receipts: Mapping[int, Receipt], problems: _Pr
     return own
 
 
-def _check_file(file: Path, spec: ArraySpec, layout: Layout, receipt: Receipt) -> int:
+Part = tuple[ArraySpec, Receipt]
+
+
+def _checked(root: Path, layout: Layout, part: Part) -> tuple[Part, tuple[int, _Problems]]:
+    """How many bytes of a shard file are as they were written, and what is wrong; hashing is most of it, in threads."""
+    spec, receipt = part
+    problems, file = _Problems(), shard_path(root, spec, layout, layout.shard(receipt.shard))
+    return part, (problems.attempt(file, _check_file, root, file, spec, layout, receipt) or 0, problems)
+
+
+def _check_file(root: Path, file: Path, spec: ArraySpec, layout: Layout, receipt: Receipt) -> int:
     """The size of a shard file, or CorruptError over all that is wrong with it."""
+    files.refuse_links(file, root)
     data, shard = files.read(file), layout.shard(receipt.shard)
     if data is None:
         raise CorruptError(f"{file} is gone; its receipt says that it was written. {REPAIR}")
@@ -153,8 +165,9 @@ def _check_file(file: Path, spec: ArraySpec, layout: Layout, receipt: Receipt) -
     bad = [str(chunk) for chunk in range(layout.chunks_in(shard)) if not chunk_is_whole(content, chunk, spec, layout)]
     if bad:
         raise CorruptError(f"{file}: chunks without their checksum: {', '.join(bad)}. {REPAIR}")
+    check_chain(content, spec, layout, receipt.arrays[spec.name].chain, file)
     if not whole:
-        raise CorruptError(f"{file} is a whole shard file, but not the one that its receipt is for. {REPAIR}")
+        raise CorruptError(f"{file} does not have the SHA-256 that its receipt states. {REPAIR}")
     if spec.name == "sample_id" and _stored_ids_sha256(content, spec, layout, shard) != receipt.ids_sha256:
         raise CorruptError(f"{file} holds other samples than its receipt is for. {REPAIR}")
     return len(content)

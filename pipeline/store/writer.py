@@ -23,8 +23,8 @@ from pipeline.store.arrays import refuse_other_arrays
 from pipeline.store.documents import Job, Made, Receipt, Seal, parse_job
 from pipeline.store.group import metadata_documents, refuse_other_metadata
 from pipeline.store.layout import Shard, shard_file_bytes
-from pipeline.store.lock import WriterLock
-from pipeline.store.shards import encode_shard, ids_sha256
+from pipeline.store.lock import WriterLock, refuse_locked
+from pipeline.store.shards import chain_of, encode_shard, ids_sha256
 from pipeline.store.state import (
     GROUP,
     JOB,
@@ -188,12 +188,14 @@ class CacheWriter:
 
     def _write(self, spec: ArraySpec, shard: Shard, block: NDArray[np.generic]) -> dict[str, JsonValue]:
         path = shard_path(self.root, spec, self.layout, shard)
+        files.refuse_links(path, self.root)
         self._make_lasting(path.parent)
         pieces, digest = encode_shard(block, spec, self.layout), hashlib.sha256()
         for piece in pieces:
             digest.update(piece)
         files.write_durably(path, pieces)
-        return {"bytes": shard_file_bytes(spec, self.layout, shard), "sha256": digest.hexdigest()}
+        size = shard_file_bytes(spec, self.layout, shard)
+        return {"bytes": size, "chain": chain_of(pieces), "sha256": digest.hexdigest()}
 
     def _make_lasting(self, directory: Path) -> None:
         """Make and sync each level below the root once: a killed run may have made it and not synced it."""
@@ -255,12 +257,21 @@ def human(size: float) -> str:
 
 
 def _job_there(path: Path, job: Job) -> bool:
-    """Whether this very job is at the path; MismatchError if another is, StorageError if no cache is. Reads only."""
+    """Whether this very job is at the path. Reads only.
+
+    Raises:
+        MismatchError: another job is.
+        LockedError: so it is, and a writer is at work on it.
+        StorageError: no cache is, but something else.
+
+    """
     with files.explained("look at this path", path):
         if path.exists() and not path.is_dir():
             raise StorageError(f"{path} is a file, and a label cache is a directory. Set another cache path.")
         names = [item.name for item in path.iterdir()] if path.exists() else []
     strangers = [name for name in names if name != LOCK and not files.is_leftover(name)]
+    for folder in (path / RECEIPTS, path / GROUP):
+        files.refuse_links(folder / "any", path)
     data = files.read(path / JOB)
     if data is None and strangers:
         raise StorageError(
@@ -268,7 +279,11 @@ def _job_there(path: Path, job: Job) -> bool:
             "files. Set another cache path, or empty this directory."
         )
     if data is not None:
-        refuse_other_job(path, parse_job(data, path / JOB), job)
+        try:
+            refuse_other_job(path, parse_job(data, path / JOB), job)
+        except MismatchError:
+            refuse_locked(path / LOCK)
+            raise
     return data is not None
 
 

@@ -11,10 +11,11 @@ from random import Random
 from subprocess import Popen
 
 import pytest
+from ledger import Attack
 from stage_cases import PATIENT, Outcome, decided, must, run, softlabels, started
 
 from pipeline.errors import StoppedError
-from stages.signals import stop_on_signals
+from stages.signals import ECHO_SECONDS, stop_on_signals
 
 PATIENT_STUDENT = (
     "students.distilled.model=own_networks:Patient",
@@ -49,6 +50,7 @@ def undisturbed(fitted_once: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return decided(folder / "cache")
 
 
+@pytest.mark.promise("P11")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_stopped_generate_goes_on_to_the_same_cache(
     number: signal.Signals,
@@ -80,6 +82,7 @@ def test_a_stopped_generate_goes_on_to_the_same_cache(
     assert decided(fitted / "cache") == undisturbed
 
 
+@pytest.mark.promise("P13")
 def test_a_stopped_train_goes_on_to_the_same_weights(filled: Path) -> None:
     """Law: SIGTERM ends stage two with 75 after a step; the same command then gives the weights of a whole run."""
     (filled / "hold").touch()
@@ -96,18 +99,69 @@ def test_a_stopped_train_goes_on_to_the_same_weights(filled: Path) -> None:
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_killed_generate_goes_on_to_the_same_cache(seed: int, fitted: Path, undisturbed: dict[str, object]) -> None:
-    """Law: killed at any moment, stage one leaves nothing false, and the same command makes the same bytes."""
-    dice = Random(seed)  # noqa: S311 - moments, not secrets
+def at_a_random_moment(dice: Random, folder: Path, process: "Popen[str]") -> None:
+    """Return after some of the receipts are there, anywhere between two of them."""
     receipts, pause = dice.randrange(1, 12), dice.uniform(0, 0.03)
+    wait_until(lambda: len(list((folder / "cache").glob(RECEIPTS))) >= receipts, process)
+    time.sleep(pause)
+
+
+@pytest.mark.promise("P5", tries=3, torture=50)
+def test_a_killed_generate_goes_on_to_the_same_cache(
+    fitted: Path, undisturbed: dict[str, object], attack: Attack
+) -> None:
+    """Law: killed at any moment, stage one leaves nothing false, and the same command makes the same bytes."""
+    for number, dice in attack.tries():
+        with started(fitted, "generate", *PATIENT) as process:
+            at_a_random_moment(dice, fitted, process)
+            process.kill()
+        with attack.attempt(number):
+            must("generate", *PATIENT)
+            assert softlabels("verify", "cache").code == 0
+            assert decided(fitted / "cache") == undisturbed
+        shutil.rmtree(fitted / "cache")
+    attack.assert_kept()
+
+
+@pytest.mark.promise("P11", tries=2, torture=20)
+def test_a_generate_that_is_preempted_ends_soon_and_keeps_what_is_done(
+    fitted: Path, undisturbed: dict[str, object], attack: Attack
+) -> None:
+    """Law: SIGTERM at any moment: exit code 75 within 20 s; of the rows begun, at most two shards' are made again."""
+    for number, dice in attack.tries():
+        with started(fitted, "generate", *PATIENT) as process:
+            at_a_random_moment(dice, fitted, process)
+            done, begun = len(list((fitted / "cache").glob(RECEIPTS))), time.monotonic()
+            process.terminate()
+            err = process.communicate(timeout=60)[1]
+            seconds = time.monotonic() - begun
+        with attack.attempt(number):
+            kept = len(list((fitted / "cache").glob(RECEIPTS)))
+            assert (process.returncode, seconds < 20, kept >= done) == (75, True, True), err
+            assert f"{kept} of 13 shards are done and kept" in err
+            assert must("generate", *PATIENT, flags=("--json",)).facts["made"] == 50 - 4 * kept
+            assert decided(fitted / "cache") == undisturbed
+        shutil.rmtree(fitted / "cache")
+    attack.assert_kept()
+
+
+@pytest.mark.promise("P11")
+def test_a_second_signal_stops_at_once(fitted: Path) -> None:
+    """Law: asked twice, the program does not wait for the batch it is at; what is done is kept."""
+    (fitted / "hold").touch()  # the teacher does not return while it is there
     with started(fitted, "generate", *PATIENT) as process:
-        wait_until(lambda: len(list((fitted / "cache").glob(RECEIPTS))) >= receipts, process)
-        time.sleep(pause)
-        process.kill()
-    must("generate", *PATIENT)
-    assert softlabels("verify", "cache").code == 0
-    assert decided(fitted / "cache") == undisturbed
+        wait_until((fitted / "cache/receipts/000000002.json").exists, process)
+        time.sleep(0.2)
+        process.terminate()
+        time.sleep(0.3)
+        process.terminate()  # an echo of the first
+        time.sleep(ECHO_SECONDS)
+        assert process.poll() is None
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGTERM
+    assert len(list((fitted / "cache").glob(RECEIPTS))) >= 3
+    assert softlabels("verify", "cache").code == 4
 
 
 @pytest.mark.usefixtures("filled")
@@ -144,7 +198,7 @@ def test_a_restart_that_is_stopped_says_to_go_on_without_it(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_is_a_question_once(number: signal.Signals, code: int) -> None:
-    """Law: the first signal only asks, and so does every SIGTERM, which launchers send twice; the next Ctrl-C stops."""
+    """Law: the first signal only asks, and so does its echo, as launchers send SIGTERM twice; the next Ctrl-C stops."""
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     with stop_on_signals() as stop:
         assert not stop()

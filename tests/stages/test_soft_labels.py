@@ -93,6 +93,7 @@ def test_the_cache_holds_what_the_teacher_says(fitted: Path) -> None:
     assert np.array_equal(record["label"], np.arange(ROWS) % 3)
 
 
+@pytest.mark.promise("P5")
 def test_a_complete_cache_is_left_alone_and_the_teacher_is_not_loaded(
     filled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_complete_cache_is_left_alone_and_the_teacher_is_not_loaded(
     assert snapshot(filled) == before
 
 
+@pytest.mark.promise("P5")
 def test_only_what_has_no_receipt_is_made(filled: Path) -> None:
     """Law: resumed, only the missing shards are written, and the cache is the one of a run never stopped."""
     whole, before = decided(filled / "cache"), snapshot(filled)
@@ -134,6 +136,7 @@ def nothing(_: Path) -> None:
     """Change no file."""
 
 
+@pytest.mark.promise("P6")
 @pytest.mark.parametrize(
     ("change", "settings", "said"),
     [
@@ -162,6 +165,16 @@ def test_a_cache_of_another_job_is_refused_field_by_field(
         5, "cache was made by another job: ", said, "Nothing was written.", "set another cache path"
     )
     assert snapshot(filled) == before
+
+
+@pytest.mark.promise("P6")
+@pytest.mark.parametrize("setting", ["labels.temperatures=[1, 3]", "labels.k=1"])
+def test_a_sparse_cache_of_another_grid_is_refused(setting: str, fitted: Path) -> None:
+    """Law: temperatures and the number of kept classes decide the labels too."""
+    must("generate", *TOPK)
+    before = snapshot(fitted / "cache")
+    run("generate", *TOPK, setting).refuses(5, setting.split("=", maxsplit=1)[0] + " was ", "Nothing was written.")
+    assert snapshot(fitted / "cache") == before
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,9 @@ from stage_cases import ROWS, TOPK, must, run, snapshot, write_idx
 from pipeline.config import load
 from pipeline.datasets.checks import CheckedDataset
 from pipeline.errors import StoppedError
+from pipeline.models import build
+from pipeline.weights import save_state
+from stages.signals import Stop
 
 RESULTS = {"config.toml", "metrics.jsonl", "metrics.json", "student.safetensors", "curve.png"}
 
@@ -210,6 +216,7 @@ def test_a_shard_that_is_gone_is_refused(array: str, filled: Path) -> None:
     run("train").refuses(3, str(shard), "is gone")
 
 
+@pytest.mark.promise("P7")
 def test_a_dataset_that_changed_under_the_same_ids_is_refused_by_its_inputs(fitted: Path) -> None:
     """Law: a declared version is believed for the job, and still the first batch shows that the inputs are others."""
     version = "dataset.version=v1"
@@ -253,7 +260,7 @@ def test_labels_that_are_hidden_now_are_no_other_labels(fitted: Path) -> None:
 
 @pytest.mark.parametrize("unlabelled", [False, True])
 def test_labels_that_are_not_there_are_refused_before_the_first_student_trains(
-    unlabelled: bool,  # noqa: FBT001 - a case
+    unlabelled: bool,
     fitted: Path,
 ) -> None:
     """Law: what only the second student asks for in vain is told before the first one trains: no run folder is made."""
@@ -271,7 +278,7 @@ def test_labels_that_are_not_there_are_refused_before_the_first_student_trains(
 
 @pytest.mark.parametrize("half", [False, True])
 def test_another_run_of_a_later_student_is_refused_before_the_first_one_trains(
-    half: bool,  # noqa: FBT001 - a case
+    half: bool,
     trained: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -319,6 +326,7 @@ def test_metrics_without_a_key_are_refused(key: str, trained: Path) -> None:
     assert snapshot(trained) == before
 
 
+@pytest.mark.promise("P6")
 def test_samples_that_the_teacher_never_saw_are_refused(filled: Path) -> None:
     """Law: a dataset that has grown since is another one: exit code 5, before anything is trained."""
     for name, header in (("images", 16), ("labels", 8)):
@@ -348,6 +356,37 @@ def test_a_folder_that_holds_another_run_is_refused_until_it_is_restarted(
     )
     assert snapshot(trained) == before
     must("train", setting, flags=("--student", "alone", "--restart"))
+
+
+@pytest.mark.promise("P6")
+def test_a_students_checkpoint_knows_its_cache_and_no_other(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: a run stopped on one cache does not go on from another of the same experiment: its id is named."""
+    monkeypatch.setattr("stages.train_student.stop_on_signals", after_some_steps)
+    assert run("train", flags=("--student", "distilled")).code == 75
+    monkeypatch.undo()
+    monkeypatch.chdir(filled)
+    shutil.rmtree(filled / "cache")
+    torch.manual_seed(7)
+    save_state(filled / "teacher.safetensors", build("mlp", {"hidden": [8]}, (1, 4, 4), 3).state_dict())
+    must("generate")
+    before = snapshot(filled / "runs")
+    run("train", flags=("--student", "distilled")).refuses(5, "cache_id was ", "Nothing was changed.")
+    assert snapshot(filled / "runs") == before
+
+
+@contextmanager
+def after_some_steps() -> Iterator[Stop]:
+    """A request to stop that comes after a few steps."""
+
+    @dataclass
+    class Soon(Stop):
+        steps: int = 6
+
+        def __call__(self) -> bool:
+            self.steps -= 1
+            return self.steps < 0
+
+    yield Soon()
 
 
 def test_students_share_one_cache(trained: Path) -> None:

@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from stage_cases import must, run, snapshot, softlabels
+import torch
+from stage_cases import TOPK, must, run, snapshot, softlabels
+
+from pipeline.models import build
+from pipeline.weights import save_state
 
 
 def shards(folder: Path) -> list[Path]:
@@ -62,6 +66,7 @@ def test_a_cache_without_its_seal_is_incomplete(filled: Path) -> None:
     assert softlabels("verify", "cache").code == 0
 
 
+@pytest.mark.promise("P4")
 def test_what_verify_says_to_do_mends_the_cache(filled: Path) -> None:
     """Law: after the advice is followed, the same generate makes the damaged shard anew, and all is well."""
     shard = shards(filled)[0]
@@ -71,3 +76,59 @@ def test_what_verify_says_to_do_mends_the_cache(filled: Path) -> None:
     (filled / "cache/receipts/000000000.json").unlink()
     assert run("generate", flags=("--json",)).facts["made"] == 16
     assert softlabels("verify", "cache").code == 0
+
+
+def write_config(folder: Path, *replacements: tuple[str, str]) -> Path:
+    """The experiment of a folder with some of its text replaced."""
+    text = (folder / "e.toml").read_text()
+    for old, new in replacements:
+        assert text.count(old) >= 1
+        text = text.replace(old, new)
+    (folder / "again.toml").write_text(text)
+    return folder / "again.toml"
+
+
+@pytest.mark.promise("P15")
+@pytest.mark.parametrize("settings", [(), TOPK], ids=["dense", "topk"])
+def test_the_teacher_asked_again_says_what_is_stored(settings: tuple[str, ...], fitted: Path) -> None:
+    """Law: of random rows, the same best class in all, and no difference beyond the encoding's stated error."""
+    must("generate", *settings)
+    config = fitted / "e.toml"
+    if settings:
+        config = write_config(fitted, ("[cache]", '[labels]\nencoding = "topk"\nk = 2\n\n[cache]'))
+    outcome = softlabels("verify", "cache", "--teacher", str(config), "--rows", "20")
+    assert outcome.code == 0, outcome.err
+    assert "asked again about 20 rows: the same best class in 100.00%" in outcome.out
+    facts = softlabels("verify", "cache", "--teacher", str(config), "--json").facts["teacher"]
+    assert (facts["rows"], facts["agreement"], facts["strangers"]) == (50, 1.0, [])
+    assert facts["difference"] <= facts["stated"]
+
+
+@pytest.mark.promise("P15")
+@pytest.mark.usefixtures("filled")
+def test_labels_that_are_not_the_teachers_are_found_though_every_byte_is_proven(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Law: if the code of a model changed under the same checkpoint, the teacher asked again gives it away: exit 5."""
+    real = torch.nn.Linear.forward
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: 1.5 * real(self, x))
+    outcome = softlabels("verify", "cache", "--teacher", "e.toml", "--rows", "8", "--seed", "3")
+    assert outcome.code == 5
+    assert "That is more than encoding and arithmetic explain for 8 samples (ids " in outcome.out
+    assert "Has the code of its model changed?" in outcome.out
+
+
+@pytest.mark.promise("P15")
+def test_another_teacher_is_refused_before_it_is_asked(filled: Path) -> None:
+    """Law: the fingerprint is looked at first; another checkpoint is named, and a config that is not there is said."""
+    save_state(filled / "teacher.safetensors", build("mlp", {"hidden": [8]}, (1, 4, 4), 3).state_dict())
+    softlabels("verify", "cache", "--teacher", "e.toml").refuses(5, "teacher.checkpoint_sha256 was ")
+    softlabels("verify", "cache", "--teacher", "none.toml").refuses(2, "none.toml")
+
+
+@pytest.mark.promise("P15")
+def test_a_damaged_cache_is_named_and_its_teacher_not_asked(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: what is not whole is not compared."""
+    shards(filled)[0].write_bytes(b"")
+    monkeypatch.setattr("stages.ask_again.teacher_of", lambda *_: pytest.fail("the teacher was loaded"))
+    assert softlabels("verify", "cache", "--teacher", "e.toml").code == 3

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from store_cases import Calls, fill, job_of
+from faulty_os import Calls
+from store_cases import fill, job_of
 
 from pipeline.store import files
 from pipeline.store.documents import Job

@@ -1,10 +1,7 @@
 """Small jobs, their rows, and ways to fill a cache with them."""
 
 import math
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, settings
@@ -76,32 +73,3 @@ def fill(path: Path, job: Job, commits: int | None = None, *, seal: bool = True,
 def tree(path: Path) -> dict[str, bytes]:
     """Every file below a path and its bytes."""
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
-
-
-class Calls:
-    """The module `os` as `files` sees it, with every call that changes a disk counted, and `before` told of each."""
-
-    NAMES = ("open", "writev", "fsync", "close", "replace", "link", "unlink", "mkdir")
-
-    def __init__(
-        self,
-        before: Callable[[int, str, tuple[Any, ...]], object] = lambda *_: None,
-        *,
-        sync: bool = False,
-    ) -> None:
-        self.count, self._before, self._sync = 0, before, sync
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever `os` has
-        """A function of `os`, watched if it is one of `NAMES`."""
-        real = getattr(os, name)
-        return self._watched(name, real) if name in self.NAMES else real
-
-    def _watched(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - stands for any function of `os`
-            self.count += 1
-            self._before(self.count, name, args)
-            if name == "fsync" and not self._sync:  # what tests kill is this process, not the power
-                return None
-            return real(*args, **kwargs)
-
-        return call

@@ -52,6 +52,7 @@ def test_a_document_is_read_back_as_it_was_written(kind: str, documents: dict[st
     assert again.to_bytes() == documents[kind].to_bytes()
 
 
+@pytest.mark.promise("P12", tries=100, torture=100)
 @pytest.mark.parametrize("kind", PARSERS)
 @STEADY
 @given(data=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
@@ -60,6 +61,7 @@ def test_any_bytes_are_a_document_or_are_refused(kind: str, data: bytes) -> None
     assert parsed_or_refused(kind, data) is None
 
 
+@pytest.mark.promise("P12", tries=150, torture=150)
 @pytest.mark.parametrize("kind", PARSERS)
 @settings(STEADY, max_examples=150)
 @given(data=st.data())

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Never
 
 import pytest
-from store_cases import Calls, tree
+from faulty_os import Calls
+from store_cases import tree
 
 from pipeline.errors import CorruptError, StorageError
 from pipeline.store import files

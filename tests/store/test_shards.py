@@ -86,6 +86,16 @@ def test_a_flip_of_any_byte_is_found_by_the_index_or_by_its_chunk_alone() -> Non
                 check_index(content, spec, layout, shard, Path("a"))
 
 
+@pytest.mark.promise("P12", tries=100, torture=100)
+@STEADY
+@given(data=st.binary(min_size=92, max_size=92) | st.binary(max_size=200))
+def test_any_bytes_are_a_shard_file_or_are_refused(data: bytes) -> None:
+    """Law: no bytes end the check of an index or of a chunk with anything but CorruptError, which names the file."""
+    spec, layout = ArraySpec("a", "uint16", (), 9), Layout(5, 1, 8, 2)
+    with pytest.raises(CorruptError, match=r"^a[: ]"):
+        check_index(memoryview(data), spec, layout, layout.shard(0), Path("a"))
+
+
 @pytest.mark.parametrize("change", [-1, 1, -1000])
 def test_a_file_of_another_size_is_refused(change: int) -> None:
     """A shorter file was cut, a longer one is not ours."""

@@ -83,6 +83,7 @@ def test_documents_of_another_cache_are_refused(
         read_state(sealed)
 
 
+@pytest.mark.promise("P6")
 def test_a_newer_cache_is_a_mismatch(sealed: Path) -> None:
     """Law: another format version is not called corrupt."""
     path = sealed / "job.json"

@@ -52,6 +52,7 @@ def test_every_flip_of_a_byte_is_found_in_the_file_it_is_in(tmp_path: Path, step
     assert named(path) == []
 
 
+@pytest.mark.promise("P4")
 def test_every_lost_file_is_found(sealed: Path) -> None:
     """Law: a cache without one of its files has a problem with that file; without its seal it is a partial one."""
     for name, whole in tree(sealed).items():
@@ -88,6 +89,7 @@ def swap(one: Path, other: Path) -> None:
     one.with_name("x").rename(other)
 
 
+@pytest.mark.promise("P4")
 def test_a_receipt_that_was_forged_for_other_samples_is_found(sealed: Path) -> None:
     """Law: the ids in a shard are held against its receipt, also if its files agree with it."""
     receipt = read_state(sealed).receipts[2]

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from faulty_os import Calls
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_cases import STEADY, VERSIONS, Calls, block, content, fill, job_of, tree
+from store_cases import STEADY, VERSIONS, block, content, fill, job_of, tree
 
 from pipeline.errors import CorruptError, IncompleteError, LockedError, MismatchError, StorageError
 from pipeline.labels import ArraySpec
@@ -212,6 +213,7 @@ except LockedError as error:
 """
 
 
+@pytest.mark.promise("P8")
 def test_a_second_writer_is_refused_in_another_process_and_in_this_one(tmp_path: Path, job: Job) -> None:
     """Law: one writer; the refusal names the one there is, and the one there is goes on."""
     path = tmp_path / "cache"
@@ -225,6 +227,7 @@ def test_a_second_writer_is_refused_in_another_process_and_in_this_one(tmp_path:
     assert list(read_state(path).receipts) == [0]
 
 
+@pytest.mark.promise("P2")
 def test_a_committed_shard_is_never_rewritten(partial: Path, job: Job) -> None:
     """Law: readers map what has a receipt."""
     before = tree(partial)

@@ -1,0 +1,98 @@
+"""A finished cache examined: whether its labels are what the teacher says.
+
+Shape legend
+    N  rows (samples)
+    C  classes
+    K  kept classes of a row
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline import encodings
+from pipeline.labels import DenseLabels, SoftLabels
+from pipeline.reader import Reader
+from pipeline.seeds import generator
+from pipeline.teachers import Teacher
+
+Rows = NDArray[np.int64]
+DRIFT = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 6e-2}
+"""How far a teacher asked twice may be from itself, in units of a row's largest |z|: another batch, device or number of
+threads sums in another order. 16 units in the last place of half precision; of float32, of the TF32 that a GPU may use.
+"""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the teacher says now of N samples, against what is stored of them."""
+
+    rows: int
+    agreeing: int  # rows whose largest logit is the same class's
+    difference: float  # the largest |log p| of a stored class, against the teacher's now
+    stated: float  # the largest difference that the encoding states for these rows
+    strangers: tuple[int, ...]  # the ids of samples that differ by more than the encoding and the arithmetic explain
+
+
+def ask_again(
+    reader: Reader, teacher: Teacher, count: int, seed: int, progress: Callable[[int], object] = lambda _: None
+) -> Answers:
+    """Ask the teacher again about random rows of a cache.
+
+    Args:
+        reader: of a cache and the dataset it was made from; every input is held against the crc32c of the one that the
+            teacher saw.
+        teacher: who to ask.
+        count: how many rows; all, if there are fewer.
+        seed: which.
+        progress: told the number of rows done.
+
+    Raises:
+        MismatchError: an input is not the one that the teacher saw.
+        TeacherError: the teacher fails.
+
+    """
+    chosen = np.sort(generator("ask again", seed).choice(len(reader), min(count, len(reader)), replace=False))
+    found = []
+    for rows in np.array_split(chosen, -(-chosen.size // teacher.settings.batch_size)):
+        found.append(_compared(reader, teacher, rows))
+        progress(rows.size)
+    agreeing, differences, stated, strange = (np.concatenate(part) for part in zip(*found, strict=True))
+    return Answers(
+        rows=chosen.size,
+        agreeing=int(agreeing.sum()),
+        difference=float(differences.max()),
+        stated=float(stated.max()),
+        strangers=tuple(reader.dataset.ids[chosen][strange].tolist()),
+    )
+
+
+def _compared(reader: Reader, teacher: Teacher, rows: Rows) -> Iterator[NDArray[np.generic]]:
+    """For each row: is the top class the same, by how much log p differs, by how much it may, is that too much."""
+    batch = reader.__getitems__(rows)
+    assert batch.soft is not None, "a reader of a cache"
+    logits_NC = teacher.logits(batch.inputs_NX.numpy()).cpu()
+    temperature = (encodings.temperatures(reader.spec) or (1.0,))[0]
+    log_p_NK, classes_NK = stored_log_p(batch.soft, temperature)
+    now_NK = torch.log_softmax(logits_NC / temperature, dim=1).gather(1, classes_NK)
+    top_N = classes_NK.gather(1, log_p_NK.argmax(dim=1, keepdim=True))[:, 0]
+    difference_N = (log_p_NK - now_NK).abs().amax(dim=1)
+    stated_N = encodings.bound(reader.spec, logits_NC, temperature)
+    drift_N = DRIFT[teacher.settings.precision] * logits_NC.abs().amax(dim=1) / temperature
+    strange_N = ~(difference_N <= stated_N + drift_N)  # NaN is strange too
+    return map(Tensor.numpy, (top_N == logits_NC.argmax(dim=1), difference_N, stated_N, strange_N))
+
+
+def stored_log_p(labels: SoftLabels, temperature: float) -> tuple[Tensor, Tensor]:
+    """The log probabilities of the classes that are stored, and which those are: `[N, K]` each.
+
+    Of sparse labels the temperature is the first of their grid.
+    """
+    if isinstance(labels, DenseLabels):
+        log_p_NC = torch.log_softmax(labels.logits_NC / temperature, dim=1)
+        return log_p_NC, torch.arange(log_p_NC.shape[1]).expand_as(log_p_NC)
+    return labels.logits_NK / temperature - labels.logsumexp_NG[:, :1], labels.ids_NK

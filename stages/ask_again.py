@@ -1,0 +1,60 @@
+"""Check a label cache, and ask its teacher again about some of its rows."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from pipeline.audit import Answers, ask_again
+from pipeline.config import Experiment
+from pipeline.job import job_of, spec_of
+from pipeline.reader import Reader
+from pipeline.store.mapped import LabelCache
+from pipeline.store.state import refuse_other_job
+from stages.bars import bar
+from stages.report import Report, counted
+from stages.soft_labels import teacher_of
+from stages.sources import open_source
+from stages.verify_cache import verify
+
+MISMATCH = 5
+NAMED = 5
+
+
+def ask_teacher_again(path: Path, experiment: Experiment, rows: int, seed: int) -> Report:
+    """`verify`; and if all is whole, what the experiment's teacher says again of some rows. Exit code 5 if otherwise.
+
+    Raises:
+        MismatchError: the cache is of another job than the experiment's, or an input is not the one the teacher saw.
+        TeacherError: the teacher cannot be loaded, or fails.
+
+    """
+    report = verify(path)
+    if report.exit_code:
+        return report
+    cache, dataset = LabelCache.open(path), open_source(experiment.dataset)
+    refuse_other_job(path, cache.job, job_of(experiment, dataset, spec_of(experiment.labels, dataset)))
+    teacher = teacher_of(experiment, dataset)
+    with bar("ask again", min(rows, len(dataset))) as progress:
+        answers = ask_again(Reader(dataset, cache), teacher, rows, seed, progress.update)
+    facts = report.facts | {"teacher": {**asdict(answers), "agreement": answers.agreeing / answers.rows}}
+    return replace(
+        report,
+        facts=facts,
+        text=f"{report.text}\n{_answered(answers)}",
+        exit_code=MISMATCH if answers.strangers else 0,
+    )
+
+
+def _answered(answers: Answers) -> str:
+    said = (
+        f"The teacher, asked again about {counted(answers.rows, 'row')}: the same best class in "
+        f"{answers.agreeing / answers.rows:.2%}; |log p| of stored classes differs by at most "
+        f"{answers.difference:.2g}, and the encoding states up to {answers.stated:.2g}."
+    )
+    if not answers.strangers:
+        return said
+    named = ", ".join(map(str, answers.strangers[:NAMED])) + (", …" if len(answers.strangers) > NAMED else "")
+    return (
+        f"{said}\nThat is more than encoding and arithmetic explain for {counted(len(answers.strangers), 'sample')} "
+        f"(ids {named}): the cache holds another teacher's labels, though its checkpoint is the same. Has the code of "
+        "its model changed? Put it back, or make a new cache."
+    )
