@@ -13,7 +13,7 @@ SOFTLABELS := $(BIN)/softlabels
 CONFIG     := configs/$(EXPERIMENT).toml
 SET        := --set 'cache.path="$(CACHE)"'
 
-# The newest Python there is: the newest zarr needs 3.12. Where there is none, what needs it is skipped and named.
+# A Python for the newest zarr, which needs 3.12. Where there is none, what needs it is skipped and named.
 NEWEST     ?= $(shell for each in python3.13 python3.12; do $$each --version >/dev/null 2>&1 && echo $$each && break; done)
 READERS    := $(if $(NEWEST),.venv-readers/ready)
 
@@ -78,9 +78,11 @@ torture: $(VENV)/ready-dev $(READERS) ## Attack every promise of docs/promises.m
 
 readers: .venv-readers/ready ## Make the environment of the newest readers of Zarr, in .venv-readers (Python 3.12 or newer).
 
+.venv-readers/ready: export PIP_CONSTRAINT := tests/golden/constraints.txt
 .venv-readers/ready: tests/golden/constraints.txt
+	@test -n '$(NEWEST)' || { echo 'make readers needs Python 3.12 or 3.13; name one: make readers NEWEST=python3.12'; exit 1; }
 	$(NEWEST) -m venv .venv-readers
-	.venv-readers/bin/python -m pip install --quiet --constraint $< zarr zarrs tensorstore
+	.venv-readers/bin/python -m pip install --quiet zarr zarrs tensorstore
 	@touch $@
 
 check: lint test ## All that a change must pass.

@@ -50,7 +50,7 @@ def job_of(spec: LabelSpec, rows: int, shards: int | None = None) -> Job:
     shard_rows = None if shards is None else -(-rows // shards)
     shard_rows, chunk_rows = choose(max(map(row_bytes, arrays)), rows, shard_rows, None)
     return Job(
-        format="softlabels/1",
+        format="softlabels/2",
         dataset={},
         views={},
         teacher={},

@@ -100,7 +100,7 @@ def write_ours(folder: Path, logits: Logits) -> None:
     """A sealed cache, cut into shards and chunks as stage one would."""
     shard_rows, chunk_rows = choose(ROW_BYTES, len(logits), None, None)
     job = Job(
-        format="softlabels/1",
+        format="softlabels/2",
         dataset={},
         views={},
         teacher={},

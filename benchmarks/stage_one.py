@@ -162,7 +162,7 @@ def residual(*, quick: bool) -> Case:
 def job_for(dataset: Dataset, spec: LabelSpec) -> Job:
     """Four shards, so that commits overlap with the teacher as in a long run."""
     return Job(
-        format="softlabels/1",
+        format="softlabels/2",
         dataset={},
         views={},
         teacher={},

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import encodings
+from pipeline.labeller import explained
 from pipeline.labels import DenseLabels, SoftLabels
 from pipeline.reader import Reader
 from pipeline.seeds import generator
@@ -22,8 +23,9 @@ from pipeline.teachers import Teacher
 
 Rows = NDArray[np.int64]
 DRIFT = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 6e-2}
-"""How far a teacher asked twice may be from itself, in units of a row's largest |z|: another batch, device or number of
-threads sums in another order. 16 units in the last place of half precision; of float32, of the TF32 that a GPU may use.
+"""How far a teacher asked twice may be from itself, in units of a row's spread: another batch, device or number of
+threads sums in another order. About ten units in the last place of half precision; of float32, one of the TF32 that a
+GPU may use in its stead.
 """
 
 
@@ -35,6 +37,7 @@ class Answers:
     agreeing: int  # rows whose largest logit is the same class's
     difference: float  # the largest |log p| of a stored class, against the teacher's now
     stated: float  # the largest difference that the encoding states for these rows
+    allowed: float  # the same, with what the teacher's own arithmetic may add
     strangers: tuple[int, ...]  # the ids of samples that differ by more than the encoding and the arithmetic explain
 
 
@@ -53,7 +56,7 @@ def ask_again(
 
     Raises:
         MismatchError: an input is not the one that the teacher saw.
-        TeacherError: the teacher fails.
+        TeacherError: the teacher fails, or answers with other shapes or with what is not finite.
 
     """
     chosen = np.sort(generator("ask again", seed).choice(len(reader), min(count, len(reader)), replace=False))
@@ -61,30 +64,35 @@ def ask_again(
     for rows in np.array_split(chosen, -(-chosen.size // teacher.settings.batch_size)):
         found.append(_compared(reader, teacher, rows))
         progress(rows.size)
-    agreeing, differences, stated, strange = (np.concatenate(part) for part in zip(*found, strict=True))
+    agreeing, differences, stated, allowed, strange = (np.concatenate(part) for part in zip(*found, strict=True))
     return Answers(
         rows=chosen.size,
         agreeing=int(agreeing.sum()),
         difference=float(differences.max()),
         stated=float(stated.max()),
+        allowed=float(allowed.max()),
         strangers=tuple(reader.dataset.ids[chosen][strange].tolist()),
     )
 
 
 def _compared(reader: Reader, teacher: Teacher, rows: Rows) -> Iterator[NDArray[np.generic]]:
-    """For each row: is the top class the same, by how much log p differs, by how much it may, is that too much."""
-    batch = reader.__getitems__(rows)
+    """For each row: is the top class the same, by how much log p differs, the two bounds, and is that too much."""
+    batch, ids = reader.__getitems__(rows), reader.dataset.ids[rows]
     assert batch.soft is not None, "a reader of a cache"
-    logits_NC = teacher.logits(batch.inputs_NX.numpy()).cpu()
+    with explained(ids):
+        logits_NC = teacher.logits(batch.inputs_NX.numpy()).cpu()
+    encodings.refuse_other_classes(reader.spec, logits_NC, ids)
+    encodings.refuse_non_finite(logits_NC, ids)
     temperature = (encodings.temperatures(reader.spec) or (1.0,))[0]
     log_p_NK, classes_NK = stored_log_p(batch.soft, temperature)
     now_NK = torch.log_softmax(logits_NC / temperature, dim=1).gather(1, classes_NK)
     top_N = classes_NK.gather(1, log_p_NK.argmax(dim=1, keepdim=True))[:, 0]
     difference_N = (log_p_NK - now_NK).abs().amax(dim=1)
     stated_N = encodings.bound(reader.spec, logits_NC, temperature)
-    drift_N = DRIFT[teacher.settings.precision] * logits_NC.abs().amax(dim=1) / temperature
-    strange_N = ~(difference_N <= stated_N + drift_N)  # NaN is strange too
-    return map(Tensor.numpy, (top_N == logits_NC.argmax(dim=1), difference_N, stated_N, strange_N))
+    spread_N = logits_NC.amax(dim=1) - logits_NC.amin(dim=1)
+    allowed_N = stated_N + DRIFT[teacher.settings.precision] * spread_N / temperature
+    same_N = top_N == logits_NC.argmax(dim=1)
+    return map(Tensor.numpy, (same_N, difference_N, stated_N, allowed_N, difference_N > allowed_N))
 
 
 def stored_log_p(labels: SoftLabels, temperature: float) -> tuple[Tensor, Tensor]:

@@ -58,7 +58,7 @@ def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:
     shard_rows, chunk_rows = choose(widest, len(dataset), cache.shard_rows, cache.chunk_rows)
     try:
         return Job(
-            format="softlabels/1",
+            format="softlabels/2",
             dataset=_dataset_section(experiment, dataset),
             views=_views_section(experiment),
             teacher={**_teacher_section(experiment), "checkpoint_sha256": file_digest(experiment.teacher.checkpoint)},

@@ -100,7 +100,7 @@ class Pending:
                 failed at its work.
 
         """
-        with _explained(self.batch.ids):
+        with explained(self.batch.ids):
             if self.back:
                 self.back.synchronize()
         if not self.record["storable"]:
@@ -113,7 +113,7 @@ class Pending:
 
 
 @contextmanager
-def _explained(ids: NDArray[np.int64]) -> Iterator[None]:
+def explained(ids: NDArray[np.int64]) -> Iterator[None]:
     """What a device says of its own troubles, as an error about these samples."""
     try:
         yield
@@ -158,7 +158,7 @@ class Labeller:
         ids, inputs, labels = self.dataset.ids[rows], self.dataset.inputs(rows), self.dataset.labels
         known = np.full(rows.size, -1) if labels is None else np.asarray(labels[rows])
         encodings.refuse_strange_labels(self.spec, known, ids)
-        with _explained(ids):
+        with explained(ids):
             sent = self.lane.send(inputs, known)
         return Loaded(ids, known, fingerprints(inputs), sent)
 
@@ -172,7 +172,7 @@ class Labeller:
         """
         inputs_NX, labels_N = batch.sent.received()
         logits_NC = self.teacher.answer(inputs_NX)
-        with _explained(batch.ids):
+        with explained(batch.ids):
             record = encodings.launch(self.spec, logits_NC, labels_N, batch.ids)
             home, back = self.lane.fetch({**record, "storable": encodings.storable(record)})
         return Pending(self.spec, batch, logits_NC, home, back)

@@ -31,16 +31,15 @@ STOPS = {
 Command = Callable[..., Any]
 
 
+_override_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set cache.path=caches/b."
+)
+
+
 def _experiment_options(command: Command) -> Command:
     for decorate in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text."),
-        click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Override a key, e.g. --set cache.path=caches/b.",
-        ),
+        _override_option,
         click.argument("config", type=click.Path(path_type=Path)),
     ):
         command = decorate(command)
@@ -165,8 +164,11 @@ def inspect(cache: Path, *, as_json: bool) -> None:
     help="Ask this experiment's teacher again.",
 )
 @click.option("--rows", type=click.IntRange(min=1), default=256, show_default=True, help="About so many random rows.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which random rows.")
-def verify(cache: Path, config: Path | None, rows: int, seed: int, *, as_json: bool) -> None:
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Which random rows.")
+@_override_option
+def verify(
+    cache: Path, config: Path | None, rows: int, seed: int, overrides: tuple[str, ...], *, as_json: bool
+) -> None:
     """Check every byte of a label cache against its receipts.
 
     With --teacher also ask the teacher again, and compare what it says with what is stored: the share of rows with the
@@ -178,7 +180,7 @@ def verify(cache: Path, config: Path | None, rows: int, seed: int, *, as_json: b
     if config:
         from stages.ask_again import ask_teacher_again
 
-        _finish(ask_teacher_again(cache, _load(config, ()), rows, seed), as_json=as_json)
+        _finish(ask_teacher_again(cache, _load(config, overrides), rows, seed), as_json=as_json)
     from stages.verify_cache import verify
 
     _finish(verify(cache), as_json=as_json)
@@ -231,7 +233,7 @@ def _refuse(message: str, exit_code: int) -> None:
     from stages.report import printable
 
     _print_json(message, exit_code)
-    click.echo(printable(f"softlabels: {message}"), err=True)
+    click.echo(printable(f"softlabels: {' '.join(message.splitlines())}"), err=True)  # a paragraph: no forged lines
     sys.exit(exit_code)
 
 

@@ -23,15 +23,16 @@ def ask_teacher_again(path: Path, experiment: Experiment, rows: int, seed: int) 
     """`verify`; and if all is whole, what the experiment's teacher says again of some rows. Exit code 5 if otherwise.
 
     Raises:
+        IncompleteError: the cache has no seal.
         MismatchError: the cache is of another job than the experiment's, or an input is not the one the teacher saw.
         TeacherError: the teacher cannot be loaded, or fails.
 
     """
+    cache, dataset = LabelCache.open(path), open_source(experiment.dataset)
+    refuse_other_job(path, cache.job, job_of(experiment, dataset, spec_of(experiment.labels, dataset)))
     report = verify(path)
     if report.exit_code:
         return report
-    cache, dataset = LabelCache.open(path), open_source(experiment.dataset)
-    refuse_other_job(path, cache.job, job_of(experiment, dataset, spec_of(experiment.labels, dataset)))
     teacher = teacher_of(experiment, dataset)
     with bar("ask again", min(rows, len(dataset))) as progress:
         answers = ask_again(Reader(dataset, cache), teacher, rows, seed, progress.update)
@@ -48,7 +49,8 @@ def _answered(answers: Answers) -> str:
     said = (
         f"The teacher, asked again about {counted(answers.rows, 'row')}: the same best class in "
         f"{answers.agreeing / answers.rows:.2%}; |log p| of stored classes differs by at most "
-        f"{answers.difference:.2g}, and the encoding states up to {answers.stated:.2g}."
+        f"{answers.difference:.2g}; the encoding states up to {answers.stated:.2g}, and {answers.allowed:.2g} "
+        "with the arithmetic of asking twice."
     )
     if not answers.strangers:
         return said

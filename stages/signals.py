@@ -1,20 +1,25 @@
 """SIGTERM and Ctrl-C as a question that long work asks now and then. A second signal stops at once.
 
-A second SIGTERM within a second does not: launchers send it to a process and to whoever started it, which passes it on.
+Long work may be long in native code, where no handler of Python's runs: so a thread hears the second one, from a pipe
+that the interpreter writes to as a signal comes. One that comes within half a second is an echo of the first: launchers
+and terminals send a signal to a process and to whoever started it, which passes it on.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Thread
 from time import monotonic
 from types import FrameType
 
 from pipeline.errors import StoppedError
 
 AGAIN = "Run the same command again to go on."
-ECHO_SECONDS = 1.0
+ECHO_SECONDS = 0.5
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
+KILLED = 128  # plus the signal's number: what a shell says of a process that it ended
 
 
 @dataclass
@@ -36,23 +41,56 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Turn the first signal into a request; a second one has its usual effect."""
-    stop, asked_at = Stop(), 0.0
-    before = {number: signal.getsignal(number) for number in EXIT_CODES}
+    """Turn the first signal into a request; a second one ends the process where it is."""
+    stop = Stop()
 
     def ask(number: int, _: FrameType | None) -> None:
-        nonlocal asked_at
-        if stop.asked and monotonic() - asked_at > ECHO_SECONDS:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        asked_at = asked_at or monotonic()
         stop.asked = stop.asked or signal.Signals(number)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    for number in EXIT_CODES:
-        signal.signal(number, ask)
+    before = {number: signal.signal(number, ask) for number in EXIT_CODES}
+    with _second_signal_ends():
+        try:
+            yield stop
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _second_signal_ends() -> Iterator[None]:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    listener = Thread(target=_listen, args=(reading,), daemon=True)
+    listener.start()
+    _listening.append(writing)
     try:
-        yield stop
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _listening.remove(writing)
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+        listener.join()
+        os.close(reading)
+
+
+def _listen(reading: int) -> None:
+    """End the process at the second signal that is no echo; return when the pipe is closed."""
+    first = None
+    while heard := os.read(reading, 1):
+        number = heard[0]
+        if number not in EXIT_CODES:
+            continue
+        first = first or monotonic()
+        if monotonic() - first > ECHO_SECONDS:
+            os._exit(KILLED + number)  # nothing that is proven is lost by that
+
+
+def _turn_deaf() -> None:
+    """A forked process shares the pipe: what it is sent is not for its parent."""
+    if _listening:
+        signal.set_wakeup_fd(-1)
+
+
+_listening: list[int] = []
+os.register_at_fork(after_in_child=_turn_deaf)

@@ -34,7 +34,7 @@ def verify(path: Path) -> Report:
 def _text(path: Path, found: Verified) -> str:
     checked = f"{path}: {counted(found.shards, 'shard')}, {human(found.bytes)} verified"
     if found.problems:
-        named = [f"  {problem.what}" for problem in found.problems]
+        named = [f"  {' '.join(problem.what.splitlines())}" for problem in found.problems]
         return "\n".join([f"{checked}; {counted(len(found.problems), 'problem')}:", *named])
     if not found.sealed:
         return (

@@ -33,7 +33,8 @@ def torture(request: pytest.FixtureRequest) -> bool:
 def attack(request: pytest.FixtureRequest, torture: bool) -> Attack:
     """As many tries as the test's mark says."""
     mark = request.node.get_closest_marker("promise")
-    return Attack(mark.kwargs.get("torture" if torture else "tries"))
+    planned = mark.kwargs.get("torture" if torture else "tries")
+    return Attack(planned if isinstance(planned, int) else None)
 
 
 @pytest.hookimpl(wrapper=True)

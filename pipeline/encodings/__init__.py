@@ -99,13 +99,18 @@ def launch(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[
         TeacherError: the logits are not [N, C].
 
     """
+    refuse_other_classes(spec, logits_NC, ids_N)
+    return ENCODINGS[spec.encoding].encode(spec, logits_NC.detach(), labels_N.to(logits_NC.device))
+
+
+def refuse_other_classes(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:
+    """Raise TeacherError unless the logits are [N, C]."""
     if logits_NC.ndim != 2 or logits_NC.shape[1] != spec.classes:  # noqa: PLR2004 - [N, C]
         raise TeacherError(
             f"The teacher gives logits of shape {list(logits_NC.shape)}, but the dataset has {spec.classes} classes: "
             f"[{len(ids_N)}, {spec.classes}] was expected. Use a teacher with {spec.classes} outputs, or mend the "
             "number of classes of the dataset."
         )
-    return ENCODINGS[spec.encoding].encode(spec, logits_NC.detach(), labels_N.to(logits_NC.device))
 
 
 def storable(record: Mapping[str, Tensor]) -> Tensor:
@@ -117,7 +122,7 @@ def storable(record: Mapping[str, Tensor]) -> Tensor:
 def refuse(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> NoReturn:
     """Raise TeacherError about a batch whose record is not `storable`, naming samples and what to do."""
     wide_NC = logits_NC.detach().to(torch.float32)
-    _refuse_non_finite(wide_NC, ids_N)
+    refuse_non_finite(wide_NC, ids_N)
     if storable(ENCODINGS[spec.encoding].encode(spec, wide_NC, torch.zeros(len(ids_N), device=wide_NC.device))):
         raise TeacherError(
             f"The teacher's logits of {len(ids_N)} samples (the first with id {ids_N[0]}) could not be stored, and "
@@ -157,7 +162,8 @@ def bound(spec: LabelSpec, logits_NC: Tensor, temperature: float) -> Tensor:
     return ENCODINGS[spec.encoding].bound(spec, logits_NC, temperature)
 
 
-def _refuse_non_finite(logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:
+def refuse_non_finite(logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:
+    """Raise TeacherError about logits that are NaN or infinite."""
     broken_N = ~logits_NC.isfinite().all(dim=1)
     if broken_N.any():
         raise TeacherError(

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from pipeline.errors import CorruptError, MismatchError
 
-FORMAT = "softlabels/1"
+FORMAT = "softlabels/2"
 DEEPEST = 32  # levels of nesting; unbounded ones would end Python's stack, wherever it happens to be
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 

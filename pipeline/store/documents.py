@@ -41,6 +41,8 @@ __all__ = [
 Count = Annotated[int, Field(ge=0, le=2**62)]
 Chains = NDArray[np.int64]
 MOST_SHARD_BYTES = 2**34
+MOST_FILES = 2**24  # shard files of all arrays: the seal has eight digits for each
+MOST_FLAGS = 2**30  # chunks of all arrays: a reader keeps a byte for each
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Job(Document):
         "A cache whose job is not known cannot be trusted: restore this file from a copy, or make the cache again."
     )
 
-    format: Literal["softlabels/1"]
+    format: Literal["softlabels/2"]
     dataset: dict[str, JsonValue]
     views: dict[str, JsonValue]
     teacher: dict[str, JsonValue]
@@ -79,6 +81,12 @@ class Job(Document):
             largest = max(shard_file_bytes(spec, self.layout, self.layout.shard(0)) for spec in self.arrays)
         except ConfigError as error:
             raise ValueError(str(error)) from error
+        for what, count, most in (
+            ("shard files", self.layout.shards, MOST_FILES),
+            ("chunks", self.layout.shards * self.layout.chunks_per_shard, MOST_FLAGS),
+        ):
+            if count * len(self.arrays) > most:
+                raise ValueError(f"{count * len(self.arrays)} {what}, of which {most} are allowed: cut larger ones")
         if largest > MOST_SHARD_BYTES:
             raise ValueError(f"a shard file of {largest} bytes, of which {MOST_SHARD_BYTES} are allowed")
         canonical(self.model_dump())
@@ -182,7 +190,7 @@ class Seal(Signed):
         "Delete it and run the same `softlabels generate` again: it seals the cache anew, from its receipts."
     )
 
-    format: Literal["softlabels/1"]
+    format: Literal["softlabels/2"]
     cache_id: Digest
     job: Digest
     rows: Count

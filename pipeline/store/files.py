@@ -14,13 +14,14 @@ import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import islice
+from itertools import accumulate, islice, takewhile
 from pathlib import Path
 
 from pipeline.errors import CorruptError, StorageError
 
 Piece = bytes | bytearray | memoryview
-MOST_PIECES = 1024  # of one stroke (IOV_MAX of Linux and macOS)
+MOST_DOCUMENT_BYTES = 2**28
+MOST_PIECES, MOST_STROKE = 1024, 2**30  # of one stroke: IOV_MAX, and half of what macOS takes
 PREFIX, SUFFIX = ".softlabels-", ".unfinished"
 
 ADVICE = {
@@ -155,10 +156,12 @@ def open_regular(path: Path) -> int | None:
     return descriptor
 
 
-def refuse_links(path: Path, root: Path) -> None:
-    """Raise CorruptError if a directory between a cache's root and a path in it is a symbolic link to elsewhere."""
-    with explained("look at this path", path):
-        for directory in path.parents[: len(path.relative_to(root).parts) - 1]:
+def refuse_links(root: Path, *names: str) -> None:
+    """Raise CorruptError if one of these directories, each in the one before, is a symbolic link to elsewhere."""
+    directory = root
+    with explained("look at this path", root):
+        for name in names:
+            directory /= name
             if directory.is_symlink():
                 raise CorruptError(
                     f"{directory} is a symbolic link; expected the directory itself: what a cache holds is in it. Copy "
@@ -166,12 +169,22 @@ def refuse_links(path: Path, root: Path) -> None:
                 )
 
 
-def read(path: Path) -> bytes | None:
-    """The content of a file; None if there is none. Raises as `open_regular`."""
+def read(path: Path, most: int = MOST_DOCUMENT_BYTES) -> bytes | None:
+    """The content of a file; None if there is none.
+
+    Raises:
+        CorruptError: it has more bytes than `most`, or as `open_regular`.
+        StorageError: it may not be read.
+
+    """
     descriptor = open_regular(path)
     if descriptor is None:
         return None
     with explained("read this file", path), open(descriptor, "rb") as file:
+        if (size := os.fstat(descriptor).st_size) > most:
+            raise CorruptError(
+                f"{path} has {size} bytes, and {most} at most were written. Restore it from a copy of the cache."
+            )
         return file.read()
 
 
@@ -206,7 +219,9 @@ def _write(path: Path, pieces: Iterable[Piece]) -> None:
 def _write_all(descriptor: int, rest: deque[memoryview]) -> None:
     """Write pieces in strokes as long as the system takes: a page of its cache is as large as the stroke it was for."""
     while rest:
-        written = os.writev(descriptor, list(islice(rest, MOST_PIECES)))
+        total = accumulate(map(len, islice(rest, 1, MOST_PIECES)), initial=min(len(rest[0]), MOST_STROKE))
+        count = sum(1 for _ in takewhile(lambda size: size <= MOST_STROKE, total))
+        written = os.writev(descriptor, [rest[0][:MOST_STROKE], *islice(rest, 1, count)])
         while rest and written >= len(rest[0]):
             written -= len(rest.popleft())
         if rest:

@@ -18,7 +18,6 @@ CHUNK_BYTES = 256 * 2**10
 CHECKSUM_BYTES = 4
 INDEX_ENTRY_BYTES = 16
 MOST_ROWS = 2**48
-MOST_CHUNKS = 2**30  # a reader keeps a byte for each chunk of each array
 MOST_SHARDS = 10**7  # a receipt's file name has nine digits; and a list of the shards has to fit in memory
 
 
@@ -65,13 +64,6 @@ class Layout:
             raise ConfigError(
                 f"shard_rows = {self.shard_rows} cuts {self.views} views of {self.rows} rows into {self.shards} "
                 f"shards, of which {MOST_SHARDS} are allowed. Set a larger shard_rows, or leave it out."
-            )
-
-        if self.shards * self.chunks_per_shard > MOST_CHUNKS:
-            raise ConfigError(
-                f"chunk_rows = {self.chunk_rows} cuts {self.views} views of {self.rows} rows into "
-                f"{self.shards * self.chunks_per_shard} chunks, of which {MOST_CHUNKS} are allowed. Set a larger "
-                "chunk_rows, or leave it out."
             )
 
     @property

@@ -3,13 +3,16 @@
 import fcntl
 import os
 import platform
+import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from pipeline.errors import LockedError
 from pipeline.store.files import explained
 
+LOOK_SECONDS = 0.01
 _held: "weakref.WeakSet[WriterLock]" = weakref.WeakSet()
 
 
@@ -25,7 +28,9 @@ class WriterLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         with explained("open the writers' lock", path):
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            self._descriptor = os.open(
+                path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666
+            )
         try:
             with explained("lock this file", path):
                 self._take()
@@ -35,7 +40,11 @@ class WriterLock:
         _held.add(self)
 
     def _take(self) -> None:
-        _flock(self._descriptor, fcntl.LOCK_EX, self._path)
+        try:
+            _flock(self._descriptor, fcntl.LOCK_EX, self._path)
+        except LockedError:
+            time.sleep(LOOK_SECONDS)  # someone may only have looked whether it is held
+            _flock(self._descriptor, fcntl.LOCK_EX, self._path)
         os.truncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
 
@@ -59,12 +68,9 @@ class WriterLock:
 
 
 def refuse_locked(path: Path) -> None:
-    """Raise LockedError if a writer holds the lock at a path. Nothing is written."""
-    with explained("look at the writers' lock", path):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
+    """Raise LockedError if a writer holds the lock at a path, as far as can be told. Nothing is written."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             _flock(descriptor, fcntl.LOCK_SH, path)
         finally:

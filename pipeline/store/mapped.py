@@ -9,6 +9,7 @@ pages stay.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -42,7 +43,7 @@ class LabelCache:
     """
 
     def __init__(self, root: Path, job: Job, seal: Seal | None, chains: Mapping[str, Rows]) -> None:
-        self.root, self.job, self.seal, self.layout = root, job, seal, job.layout
+        self.root, self.job, self.seal, self.layout, self.chains = root, job, seal, job.layout, chains
         self._done = np.flatnonzero(chains[job.arrays[0].name] >= 0)
         self._residence = Residence(root, job, chains)
         self._unmapped: Unmapped | None = None
@@ -50,8 +51,9 @@ class LabelCache:
         self._index: tuple[Rows, Rows] | None = None
         self._view_places = self.layout.shards_per_view * self.layout.shard_rows
 
-    def __reduce__(self) -> tuple[Callable[[Path, bool], "LabelCache"], tuple[Path, bool]]:
-        return type(self).open, (self.root, self.seal is None)
+    def __reduce__(self) -> tuple[Callable[[Path, "Snapshot"], "LabelCache"], tuple[Path, "Snapshot"]]:
+        done = None if self.seal else np.packbits(np.isin(np.arange(self.layout.shards), self._done)).tobytes()
+        return _reopened, (self.root, Snapshot(self.job.fingerprint, self.cache_id, done))
 
     @classmethod
     def open(cls, path: Path, allow_partial: bool = False) -> Self:  # noqa: FBT001, FBT002 - pickle passes it by place
@@ -215,6 +217,35 @@ class LabelCache:
             known = ", ".join(spec.name for spec in self.job.arrays)
             raise MismatchError(f"{self.root} has no array {name!r}; it has {known}. Ask for one of these.")
         return spec
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a reader that is pickled has to find again: the very cache, and of a partial one the shards it saw."""
+
+    job: str
+    cache_id: str | None
+    done: bytes | None  # one bit a shard
+
+
+def _reopened(root: Path, snapshot: Snapshot) -> LabelCache:
+    """The cache of a pickled reader, in another process.
+
+    Raises:
+        MismatchError: another cache has taken its place.
+
+    """
+    cache = LabelCache.open(root, allow_partial=snapshot.done is not None)
+    now = cache.job.fingerprint, cache.cache_id if snapshot.done is None else None
+    if now != (snapshot.job, snapshot.cache_id):
+        raise MismatchError(
+            f"{root} is another cache than the one that was opened: its id or its job has changed. Open it again where "
+            "this reader was made."
+        )
+    if snapshot.done is None:
+        return cache
+    seen = np.unpackbits(np.frombuffer(snapshot.done, np.uint8), count=cache.layout.shards).astype(np.bool_)
+    return LabelCache(root, cache.job, None, {name: np.where(seen, known, -1) for name, known in cache.chains.items()})
 
 
 def _integers(numbers: Rows, what: str) -> Rows:

@@ -200,7 +200,7 @@ class Residence:
         """Map a shard file into its slot, if its size, its index and its chain are those that were written."""
         self.refuse_undone(number)
         spec, shard, path = self.specs[array], self.layout.shard(number), self.path_of(array, number)
-        files.refuse_links(path, self.root)
+        files.refuse_links(self.root, *path.relative_to(self.root).parts[:-1])
         descriptor = files.open_regular(path)
         if descriptor is None:
             raise CorruptError(f"{path} is gone; its receipt says that it was written. {REPAIR}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.errors import CorruptError, IncompleteError, MismatchError, StorageError
 from pipeline.labels import ArraySpec
 from pipeline.store import files
-from pipeline.store.documents import Job, Receipt, Seal, parse_job, parse_receipt, parse_seal, sealed
+from pipeline.store.documents import Job, Receipt, Seal, parse_job, parse_receipt, parse_seal, proven, sealed
 from pipeline.store.group import metadata_documents
 from pipeline.store.layout import Layout, Shard, shard_file_bytes
 
@@ -65,8 +65,7 @@ def read_job(path: Path) -> Job:
     with files.explained("look at this path", path):
         if path.exists() and not path.is_dir():
             raise StorageError(f"{path} is a file, and a label cache is a directory. Give the path of a label cache.")
-    for folder in (path / RECEIPTS, path / GROUP):
-        files.refuse_links(folder / "any", path)
+    files.refuse_links(path, RECEIPTS, GROUP)
     data = files.read(path / JOB)
     if data is None:
         raise IncompleteError(
@@ -126,6 +125,12 @@ def refuse_broken_seal(path: Path, job: Job, receipts: Mapping[int, Receipt], se
             f"{path} is sealed, yet {missing} of its {job.layout.shards} receipts are gone. Restore them from a copy; "
             f"or delete {SEAL} and run the same `softlabels generate` again: it makes those shards anew."
         )
+    chains, kept = proven(job, receipts), sealed(job, seal)
+    for number in range(job.layout.shards):
+        if any(chains[name][number] != kept[name][number] for name in chains):
+            raise CorruptError(
+                f"{receipt_path(path, number)} is for other files than the cache was sealed with. {Receipt.remedy}"
+            )
     expected = Seal.of(job, metadata_documents(job), list(receipts.values()), seal.made, seal.about)
     if expected != seal:
         raise CorruptError(f"{path / SEAL} does not belong to the receipts beside it. {Seal.remedy}")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pipeline.errors import CorruptError
 from pipeline.store import files
 from pipeline.store.group import ShardedArray
+from pipeline.store.layout import shard_file_bytes
 from pipeline.store.residence import Residence
 from pipeline.store.shards import REPAIR, check_chain, check_index
 
@@ -52,9 +53,10 @@ class Unmapped:
     def _check(self, array: int, number: int) -> None:
         self._residence.refuse_undone(number)
         path, spec = self._residence.path_of(array, number), self._residence.specs[array]
-        files.refuse_links(path, self._residence.root)
-        data = files.read(path)
+        shard, root = self._layout.shard(number), self._residence.root
+        files.refuse_links(root, *path.relative_to(root).parts[:-1])
+        data = files.read(path, shard_file_bytes(spec, self._layout, shard))
         if data is None:
             raise CorruptError(f"{path} is gone; its receipt says that it was written. {REPAIR}")
-        check_index(memoryview(data), spec, self._layout, self._layout.shard(number), path)
+        check_index(memoryview(data), spec, self._layout, shard, path)
         check_chain(memoryview(data), spec, self._layout, self._residence.chain_of(array, number), path)

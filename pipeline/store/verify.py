@@ -16,9 +16,9 @@ from pipeline.ahead import ahead, loaders
 from pipeline.errors import CorruptError, MismatchError, StorageError
 from pipeline.labels import ArraySpec
 from pipeline.store import files
-from pipeline.store.documents import Job, Receipt, Seal, parse_receipt, parse_seal
+from pipeline.store.documents import Job, Receipt, Seal, parse_receipt, parse_seal, proven, sealed
 from pipeline.store.group import metadata_documents, refuse_other_metadata
-from pipeline.store.layout import Layout, Shard
+from pipeline.store.layout import Layout, Shard, shard_file_bytes
 from pipeline.store.shards import REPAIR, check_chain, check_index, chunk_is_whole, decoded, ids_sha256, rows_in
 from pipeline.store.state import (
     GROUP,
@@ -26,6 +26,7 @@ from pipeline.store.state import (
     LOCK,
     SEAL,
     read_job,
+    read_seal,
     receipt_files,
     receipt_path,
     refuse_broken_seal,
@@ -33,6 +34,8 @@ from pipeline.store.state import (
     shard_path,
 )
 
+LEAST_PARTS, DIGITS = 5, 19  # of a shard file: group, array, "c", view, place; and of a number of either
+MOST_BYTES = 2**30  # of shard files in memory at once, if one has no more
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -87,7 +90,7 @@ def verify(path: Path, progress: Callable[[int], object] | None = None) -> Repor
     except (CorruptError, MismatchError) as error:  # nothing tells what the rest should be
         return Report(sealed, 0, 0, (Problem(root / JOB, str(error)),))
     problems = _Problems()
-    seal = problems.attempt(root / SEAL, _seal, root)
+    seal = problems.attempt(root / SEAL, _seal, root, job)
     receipts = _receipts(root, problems)
     if owner := _other_owner(job, seal, receipts):  # all the rest would be held against the wrong job
         what = f"is the job {job.fingerprint[:12]}, and what it should prove is of the job {owner[:12]}. {Job.remedy}"
@@ -98,7 +101,9 @@ def verify(path: Path, progress: Callable[[int], object] | None = None) -> Repor
         problems.attempt(root / GROUP / name, refuse_other_metadata, root / GROUP / name, document)
     size = 0
     parts = ((spec, receipt) for receipt in receipts.values() for spec in job.arrays)
-    for (spec, receipt), (read, found) in ahead(parts, partial(_checked, root, job.layout), loaders(None)):
+    whole = max(shard_file_bytes(spec, job.layout, job.layout.shard(0)) for spec in job.arrays)
+    workers = min(loaders(None), max(1, MOST_BYTES // whole))
+    for (spec, receipt), (read, found) in ahead(parts, partial(_checked, root, job.layout), workers):
         size += read
         problems += found
         if progress:
@@ -109,9 +114,10 @@ def verify(path: Path, progress: Callable[[int], object] | None = None) -> Repor
     return Report(sealed, len(receipts), size, tuple(problems))
 
 
-def _seal(root: Path) -> Seal | None:
+def _seal(root: Path, job: Job) -> Seal | None:
     data = files.read(root / SEAL)
-    return None if data is None else parse_seal(data, root / SEAL)
+    seal = None if data is None else parse_seal(data, root / SEAL)
+    return read_seal(root, job) if seal and seal.job == job.fingerprint else seal
 
 
 def _receipts(root: Path, problems: _Problems) -> dict[int, Receipt]:
@@ -155,8 +161,9 @@ def _checked(root: Path, layout: Layout, part: Part) -> tuple[Part, tuple[int, _
 
 def _check_file(root: Path, file: Path, spec: ArraySpec, layout: Layout, receipt: Receipt) -> int:
     """The size of a shard file, or CorruptError over all that is wrong with it."""
-    files.refuse_links(file, root)
-    data, shard = files.read(file), layout.shard(receipt.shard)
+    shard = layout.shard(receipt.shard)
+    files.refuse_links(root, *file.relative_to(root).parts[:-1])
+    data = files.read(file, shard_file_bytes(spec, layout, shard))
     if data is None:
         raise CorruptError(f"{file} is gone; its receipt says that it was written. {REPAIR}")
     content = memoryview(data)
@@ -181,7 +188,12 @@ def _seal_problems(root: Path, job: Job, receipts: Mapping[int, Receipt], seal: 
     """What a seal promises and is not there; a receipt that is there and damaged has been named already."""
     absent = [path for number in range(job.layout.shards) if not (path := receipt_path(root, number)).exists()]
     yield from (Problem(path, f"{path} is gone, and the cache is sealed. {REPAIR}") for path in absent)
-    if len(receipts) == job.layout.shards:
+    chains, kept = proven(job, receipts), sealed(job, seal)
+    others = [number for number in receipts if any(chains[name][number] != kept[name][number] for name in chains)]
+    for number in others:
+        path = receipt_path(root, number)
+        yield Problem(path, f"{path} is for other files than the cache was sealed with. {Receipt.remedy}")
+    if len(receipts) == job.layout.shards and not others:
         problems = _Problems()
         problems.attempt(root / SEAL, refuse_broken_seal, root, job, receipts, seal)
         yield from problems
@@ -191,12 +203,24 @@ def _strays(root: Path, job: Job) -> Iterator[Problem]:
     """Files that have no place in a cache. A shard without a receipt has one: it is work going on."""
     known = {root / name for name in (JOB, SEAL, LOCK)}
     known |= {root / GROUP / name for name in metadata_documents(job)} | set(receipt_files(root))
-    known |= {shard_path(root, spec, job.layout, shard) for spec in job.arrays for shard in job.layout.all_shards()}
     for folder, folders, names in os.walk(root):
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         for name in sorted(names + links):
             path = Path(folder) / name
-            if path not in known and not files.is_leftover(name):
+            if path not in known and not _is_shard(path, root, job) and not files.is_leftover(name):
                 yield Problem(
                     path, f"{path} is no part of the cache, and nothing reads it. Move it elsewhere, or delete it."
                 )
+
+
+def _is_shard(path: Path, root: Path, job: Job) -> bool:
+    """Whether a path is where some shard file of the job belongs: asked of what is there, not of all that may be."""
+    parts = path.relative_to(root).parts
+    specs = [spec for spec in job.arrays if parts[:3] == (GROUP, spec.name, "c")]
+    if not specs or len(parts) < LEAST_PARTS or not all(part.isascii() and part.isdigit() for part in parts[3:5]):
+        return False
+    view, place = (int(part[:DIGITS]) for part in parts[3:5])
+    if view >= job.view_count or place >= job.layout.shards_per_view:
+        return False
+    shard = job.layout.shard(view * job.layout.shards_per_view + place)
+    return path == shard_path(root, specs[0], job.layout, shard)

@@ -75,7 +75,7 @@ class CacheWriter:
 
         """
         path = path.absolute()
-        if _job_there(path, job) and (state := read_state(path)).seal:
+        if _available(path, job) and (state := read_state(path)).seal:
             return cls(path, state, None, versions)
         files.make_directory(path)
         lock = WriterLock(path / LOCK)
@@ -188,7 +188,7 @@ class CacheWriter:
 
     def _write(self, spec: ArraySpec, shard: Shard, block: NDArray[np.generic]) -> dict[str, JsonValue]:
         path = shard_path(self.root, spec, self.layout, shard)
-        files.refuse_links(path, self.root)
+        files.refuse_links(self.root, *path.relative_to(self.root).parts[:-1])
         self._make_lasting(path.parent)
         pieces, digest = encode_shard(block, spec, self.layout), hashlib.sha256()
         for piece in pieces:
@@ -219,10 +219,11 @@ def missing_shards(path: Path, job: Job) -> list[Shard]:
 
     Raises:
         MismatchError: the cache there is of another job.
+        LockedError: so it is, and a writer is at work on it.
         StorageError: the place is taken by something that is no cache.
 
     """
-    done = read_state(path).receipts if _job_there(path, job) else {}
+    done = read_state(path).receipts if _available(path, job) else {}
     return [shard for shard in job.layout.all_shards() if shard.number not in done]
 
 
@@ -261,7 +262,6 @@ def _job_there(path: Path, job: Job) -> bool:
 
     Raises:
         MismatchError: another job is.
-        LockedError: so it is, and a writer is at work on it.
         StorageError: no cache is, but something else.
 
     """
@@ -270,8 +270,7 @@ def _job_there(path: Path, job: Job) -> bool:
             raise StorageError(f"{path} is a file, and a label cache is a directory. Set another cache path.")
         names = [item.name for item in path.iterdir()] if path.exists() else []
     strangers = [name for name in names if name != LOCK and not files.is_leftover(name)]
-    for folder in (path / RECEIPTS, path / GROUP):
-        files.refuse_links(folder / "any", path)
+    files.refuse_links(path, RECEIPTS, GROUP)
     data = files.read(path / JOB)
     if data is None and strangers:
         raise StorageError(
@@ -279,12 +278,17 @@ def _job_there(path: Path, job: Job) -> bool:
             "files. Set another cache path, or empty this directory."
         )
     if data is not None:
-        try:
-            refuse_other_job(path, parse_job(data, path / JOB), job)
-        except MismatchError:
-            refuse_locked(path / LOCK)
-            raise
+        refuse_other_job(path, parse_job(data, path / JOB), job)
     return data is not None
+
+
+def _available(path: Path, job: Job) -> bool:
+    """As `_job_there`, but while a writer is at another job there, LockedError: it is that one's turn."""
+    try:
+        return _job_there(path, job)
+    except MismatchError:
+        refuse_locked(path / LOCK)
+        raise
 
 
 def _prepare(path: Path, job: Job) -> None:
@@ -297,6 +301,7 @@ def _prepare(path: Path, job: Job) -> None:
         _job_there(path, job)
     for name, document in metadata_documents(job).items():
         file = path / GROUP / name
+        files.refuse_links(path, *file.relative_to(path).parts[:-1])
         files.make_directory(file.parent)
         if not files.create_exclusively(file, document):
             refuse_other_metadata(file, document)

@@ -23,6 +23,8 @@ Tree = dict[str, bytes | None]
 Entry = int | None
 """What a name stands for: the number of a file, DIRECTORY, or nothing."""
 DIRECTORY = -1
+Syncing = frozenset[str]
+BOTH: Syncing = frozenset({"file", "directory"})
 
 
 @dataclass
@@ -104,10 +106,12 @@ class Disk:
 class Recorder(Calls):
     """The module `os`, with a `Disk` that follows what is done through it; `after` is told of the disk after each call.
 
-    Without `syncing`, fsync does nothing and says that it did: what a writer that never synced would leave.
+    Where `syncing` has not both, fsync of the other kind does nothing and says that it did: as if it had been left out.
     """
 
-    def __init__(self, root: Path, after: Callable[[Disk], object], *, syncing: bool = True, dies_at: int = 0) -> None:
+    def __init__(
+        self, root: Path, after: Callable[[Disk], object], *, syncing: Syncing = BOTH, dies_at: int = 0
+    ) -> None:
         super().__init__()
         self.disk, self._after, self._syncing, self.dies_at = Disk(root), after, syncing, dies_at
         self._held: dict[int, Path | int] = {}  # descriptors: of directories their path, of files their number
@@ -143,11 +147,10 @@ class Recorder(Calls):
 
     def _fsync(self, _: object, descriptor: int) -> None:
         target = self._held[descriptor]
-        if not self._syncing:
-            return
         if isinstance(target, Path):
-            self.disk.sync(target)
-        else:
+            if "directory" in self._syncing:
+                self.disk.sync(target)
+        elif "file" in self._syncing:
             self.disk.files[target].synced = len(self.disk.files[target].pieces)
 
     def _close(self, _: object, descriptor: int) -> None:

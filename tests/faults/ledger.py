@@ -1,7 +1,8 @@
 """The ledger of promises: which test attacks which, how often, and how often one broke.
 
 A test that attacks a promise carries its mark. One that makes many tries takes `attack`. How many are planned is the
-mark's `tries`, or its `torture` where that is asked for; None are all there are. Every other test is a try by itself.
+mark's `tries`, or its `torture` where that is asked for; words, or nothing, for a test that knows by itself. Every
+other test is a try by itself.
 """
 
 import random
@@ -66,8 +67,9 @@ class Ledger:
             attack: Attack | None = getattr(item, "funcargs", {}).get("attack")
             if report.skipped:
                 entry.skipped.append(item.name)
-            elif report.when == "call":
-                entry.tries += attack.made if attack else mark.kwargs.get("tries", 1)
+            elif report.when == "call" or report.failed:
+                tries = 1 if report.failed else mark.kwargs.get("tries", 1)
+                entry.tries += attack.made if attack else tries
                 entry.violations += max(len(attack.violations) if attack else 0, int(report.failed))
                 entry.seconds += report.duration
 

@@ -32,6 +32,7 @@ SPECS = {
     "dense-float16": LabelSpec("dense", CLASSES, "float16"),
     "dense-float32": LabelSpec("dense", CLASSES, "float32"),
     "topk-float16": LabelSpec("topk", CLASSES, "float16", 3, (1.0, 2.0, 4.0)),
+    "topk-float32": LabelSpec("topk", CLASSES, "float32", 3, (1.0, 4.0)),
 }
 
 

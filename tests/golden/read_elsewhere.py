@@ -1,8 +1,8 @@
 """Read a label cache without softlabels, by each implementation of Zarr at hand; run as a script, in any environment.
 
-    python tests/golden/read_elsewhere.py CACHE
+    python tests/golden/read_elsewhere.py READER CACHE
 
-One JSON object: for each implementation, for each array, the SHA-256 of its values as little-endian bytes in C order.
+One JSON object: for each array, the SHA-256 of its values as little-endian bytes in C order.
 """
 
 import hashlib
@@ -52,14 +52,11 @@ def digest(values: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()).hexdigest()
 
 
-def main(cache: Path) -> None:
-    """Print what each reads."""
-    found = {
-        reader: {name: digest(values) for name, values in read(cache / "labels.zarr")}
-        for reader, read in READERS.items()
-    }
+def main(reader: str, cache: Path) -> None:
+    """Print what it reads."""
+    found = {name: digest(values) for name, values in READERS[reader](cache / "labels.zarr")}
     sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -5,6 +5,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,8 +55,8 @@ def unfinished(path: Path) -> list[str]:
 
 
 @contextmanager
-def forked(work: Callable[[], object]) -> Iterator[int]:
-    """A process of its own that does some work, by its number; killed in the end, unless it is done."""
+def forked(work: Callable[[], object]) -> Iterator["Fork"]:
+    """A process of its own that does some work; killed in the end, unless it has ended."""
     if not (number := os.fork()):
         code = 1
         try:
@@ -65,17 +66,27 @@ def forked(work: Callable[[], object]) -> Iterator[int]:
             traceback.print_exc()
         finally:
             os._exit(code)
+    fork = Fork(number)
     try:
-        yield number
+        yield fork
     finally:
-        ended(number, signal.SIGKILL)
+        if fork.code is None:
+            fork.kill()
 
 
-def ended(number: int, by: signal.Signals | None = None) -> int:
-    """How a process has ended, as a shell would say it; a signal may help. 0 if that is known already."""
-    try:
-        if by:
-            os.kill(number, by)
-        return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-    except (ProcessLookupError, ChildProcessError):
-        return 0
+@dataclass
+class Fork:
+    """A forked process, and how it has ended: its exit code, or minus the signal's number."""
+
+    number: int
+    code: int | None = None
+
+    def kill(self) -> None:
+        """End it by SIGKILL, if it has not ended by itself."""
+        os.kill(self.number, signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> int:
+        """How it has ended, once it has."""
+        self.code = os.waitstatus_to_exitcode(os.waitpid(self.number, 0)[1])
+        return self.code

@@ -1,8 +1,9 @@
 """A foreign cache cannot hurt: it is refused before a byte of it is decoded, and nothing in it is run."""
 
+import hashlib
 import importlib
 import json
-import os
+import shutil
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -19,8 +20,10 @@ from pipeline.errors import CorruptError, MismatchError, SoftLabelsError
 from pipeline.reader import Reader
 from pipeline.store.canonical import canonical
 from pipeline.store.documents import Job, Receipt, Seal
-from pipeline.store.group import metadata_documents
+from pipeline.store.group import ShardedArray, metadata_documents
 from pipeline.store.mapped import LabelCache
+from pipeline.store.residence import UnmappableError
+from pipeline.store.selection import Selection
 from pipeline.store.state import read_state, receipt_path
 from pipeline.store.verify import verify
 from pipeline.store.writer import CacheWriter
@@ -64,8 +67,9 @@ JOBS: dict[str, Callable[[Raw], None]] = {
     "rows as a truth": top(rows=True),
     "a key nobody knows": top(hook="os:system"),
     "a codec nobody knows": array(codecs=[{"name": "zstd"}]),
-    "another format": top(format="softlabels/2"),
+    "another format": top(format="softlabels/9"),
     "no format": top(format=None),
+    "files as many as a disk has room for": top(rows=10**7, shard_rows=1, chunk_rows=1),
     "a thousand arrays": lambda job: job.update(
         arrays=job["arrays"] + [{**job["arrays"][-1], "name": f"a{n}"} for n in range(1000)]
     ),
@@ -146,9 +150,13 @@ def test_names_are_shown_and_not_obeyed(memory: Path) -> None:
         outcome = softlabels(*words)
         assert outcome.code == 0
         assert all(each.isprintable() or each == "\n" for each in outcome.out + outcome.err)
-    outcome = softlabels("inspect", str(memory / "no\x1b[2Jcache"))
-    assert outcome.code == 4
-    assert "no\\x1b[2Jcache" in outcome.err
+    (path / "a\nsoftlabels: all is well\x1b[2J").touch()
+    outcome = softlabels("verify", str(path))
+    assert (outcome.code, len(outcome.out.splitlines())) == (3, 2)
+    assert "a softlabels: all is well\\x1b[2J" in outcome.out
+    outcome = softlabels("inspect", str(memory / "no\x1b[2J\ncache"))
+    assert (outcome.code, len(outcome.err.splitlines())) == (4, 1)
+    assert "no\\x1b[2J cache" in outcome.err
 
 
 LINKS = (
@@ -193,6 +201,11 @@ def test_a_writer_does_not_write_through_a_symbolic_link(name: str, memory: Path
     with pytest.raises(CorruptError, match="is a symbolic link; expected"):
         fill(path, job)
     assert tree(memory / "elsewhere") == before
+    shutil.rmtree(memory / "elsewhere")
+    (memory / "elsewhere").mkdir()  # an empty one: there is something to write at once
+    with pytest.raises(CorruptError, match="is a symbolic link; expected"):
+        fill(path, job)
+    assert list((memory / "elsewhere").iterdir()) == []
 
 
 def zstd(document: Raw) -> None:
@@ -225,24 +238,74 @@ def test_a_zarr_document_of_another_making_is_refused(change: Callable[[Raw], No
     assert [problem.path for problem in verify(path).problems] == [file]
 
 
-BOMB = bytes.fromhex("28b52ffda4ffffff1f") + b"\x00" * 64
-"""The head of a zstd frame that says it holds half a gigabyte."""
+SHARDS = {
+    "a zstd frame that says it holds half a gigabyte": bytes.fromhex("28b52ffda4ffffff1f") + bytes(64),
+    "a pickle that calls os.system": b"\x80\x04cos\nsystem\n(Vtrue\ntR.",
+    "a zip archive": b"PK\x03\x04" + bytes(60),
+    "noise": bytes(range(64)),
+}
 
 
 @pytest.mark.promise("P12")
-@pytest.mark.parametrize(
-    "data", [BOMB, b"\x80\x04cos\nsystem\n", os.urandom(64), b"PK\x03\x04" + b"\x00" * 60], ids=range(4)
-)
-def test_a_shard_of_any_other_bytes_is_refused_undecoded(data: bytes, memory: Path) -> None:
-    """Law: compressed, pickled, zipped or random, at its length or stretched to the right one."""
+@pytest.mark.parametrize("mappable", [True, False], ids=["mapped", "by zarr"])
+@pytest.mark.parametrize("data", SHARDS.values(), ids=SHARDS)
+def test_a_shard_of_any_other_bytes_is_refused_undecoded(
+    data: bytes, memory: Path, monkeypatch: pytest.MonkeyPatch, *, mappable: bool
+) -> None:
+    """Law: at its length or stretched to the right one, no codec is let near it: readers and verify name the file."""
     path, job = memory / "cache", job_of()
     fill(path, job)
     file = path / "labels.zarr/logits/c/0/1/0"
     size = file.stat().st_size
-    for bytes_there in (data, (data * size)[:size]):
-        file.write_bytes(bytes_there)
+    monkeypatch.setattr(ShardedArray, "gather", lambda *_: pytest.fail("it was decoded"))
+    if not mappable:
+        monkeypatch.setattr(Selection, "gather", unmappable)
+    for there in (data, (data * size)[:size]):
+        file.write_bytes(there)
         with pytest.raises(CorruptError, match="logits/c/0/1/0"):
-            LabelCache.open(path).gather(0, np.arange(21))
+            LabelCache.open(path).gather(0, np.arange(8, 16), ["logits"])
+        assert [problem.path for problem in verify(path).problems] == [file]
+
+
+def unmappable(*_: object) -> None:
+    """A file system that cannot map."""
+    raise UnmappableError
+
+
+PROOFS: dict[str, tuple[str, Callable[[Raw], None]]] = {
+    "a receipt of a path": (
+        "receipts/000000001.json",
+        lambda doc: doc["arrays"].update({"../../x": doc["arrays"]["label"]}),
+    ),
+    "a receipt of no array": ("receipts/000000001.json", lambda doc: doc["arrays"].pop("label")),
+    "a receipt of a shard beyond": ("receipts/000000001.json", lambda doc: doc.update(shard=10**9)),
+    "a receipt of a huge file": ("receipts/000000001.json", lambda doc: doc["arrays"]["label"].update(bytes=2**60)),
+    "a receipt of no chain": ("receipts/000000001.json", lambda doc: doc["arrays"]["label"].update(chain=2**32)),
+    "a receipt of a hook": ("receipts/000000001.json", lambda doc: doc.update(hook="os:system")),
+    "a seal of a path": ("seal.json", lambda doc: doc["chains"].update({"../../x": doc["chains"]["label"]})),
+    "a seal of too few chains": ("seal.json", lambda doc: doc["chains"].update(label=doc["chains"]["label"][:-8])),
+    "a seal of too many": ("seal.json", lambda doc: doc["chains"].update(label=doc["chains"]["label"] * 10**5)),
+    "a seal of words": ("seal.json", lambda doc: doc["chains"].update(label="canary")),
+}
+
+
+@pytest.mark.promise("P12")
+@pytest.mark.parametrize(("name", "change"), PROOFS.values(), ids=PROOFS)
+def test_a_proof_of_what_cannot_be_is_refused(name: str, change: Callable[[Raw], None], memory: Path) -> None:
+    """Law: signed anew as its author likes, a receipt or seal that does not fit the job proves nothing."""
+    path = memory / "cache"
+    fill(path, job_of())
+    document = json.loads((path / name).read_bytes())
+    change(document)
+    del document["sha256"]
+    document["sha256"] = hashlib.sha256(canonical(document)).hexdigest()
+    (path / name).write_bytes(canonical(document))
+    assert name in {str(problem.path.relative_to(path)) for problem in verify(path).problems}
+    with pytest.raises(CorruptError, match=name):
+        read_state(path)
+    if name == "seal.json":
+        with pytest.raises(CorruptError, match=name):
+            LabelCache.open(path)
 
 
 def test_canonical_bytes_are_what_an_attacker_can_write_too() -> None:

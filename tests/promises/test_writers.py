@@ -1,7 +1,9 @@
 """The same command resumes, one writer at a time fills a cache, and readers see one snapshot of it."""
 
+import os
+import pickle
 import random
-import signal
+import shutil
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -10,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ledger import Attack
-from promise_cases import ended, forked
+from promise_cases import forked
 from store_cases import VERSIONS, block, content, fill, job_of, tree
 
-from pipeline.errors import IncompleteError, LockedError
+from pipeline.errors import IncompleteError, LockedError, MismatchError
+from pipeline.store import writer
 from pipeline.store.documents import parse_receipt
 from pipeline.store.mapped import LabelCache
 from pipeline.store.state import RECEIPTS, read_state
@@ -36,13 +39,18 @@ def test_a_cache_made_in_many_attempts_is_the_one_made_in_one(memory: Path, atta
     fill(memory / "whole", MANY)
     path, dice = memory / "cache", random.Random(kills)  # noqa: S311 - chance, not a secret
     for _ in range(kills):
+        done = len(list(path.glob(f"{RECEIPTS}/*.json")))
         with forked(lambda: fill(path, MANY, seal=False)) as process:
-            time.sleep(dice.uniform(0, 0.02))
-            ended(process, signal.SIGKILL)
+            while len(list(path.glob(f"{RECEIPTS}/*.json"))) <= done < 35:
+                time.sleep(0.0005)
+            time.sleep(dice.uniform(0, 0.003))
+            process.kill()
     with attack.attempt(kills):
         fill(path, MANY)
         assert shards_of(path) == shards_of(memory / "whole")
         assert read_state(path).seal.cache_id == read_state(memory / "whole").seal.cache_id
+        attempts = {receipt.made.attempt for receipt in read_state(path).receipts.values()}
+        assert kills == 1 or len(attempts) > 1
     attack.assert_kept()
 
 
@@ -50,13 +58,13 @@ def race(path: Path) -> None:
     """Be one of several who want to fill a cache: write as soon as nobody else does, until it is sealed."""
     while True:
         try:
-            with CacheWriter.open(path, MANY, VERSIONS) as writer:
-                for shard in writer.missing()[:7]:  # then another may have a turn
-                    writer.commit(shard, block(MANY, shard), 0.0)
-                if writer.sealed:
+            with CacheWriter.open(path, MANY, VERSIONS) as racer:
+                for shard in racer.missing()[:7]:  # then another may have a turn
+                    racer.commit(shard, block(MANY, shard), 0.0)
+                if racer.sealed:
                     return
-                if not writer.missing():
-                    writer.seal({})
+                if not racer.missing():
+                    racer.seal({})
         except LockedError:
             time.sleep(0.001)
 
@@ -69,7 +77,7 @@ def test_writers_that_race_commit_each_shard_once(memory: Path, attack: Attack) 
         path = memory / str(number)
         with ExitStack() as stack:
             racers = [stack.enter_context(forked(partial(race, path))) for _ in range(8)]
-            codes = [ended(process) for process in racers]
+            codes = [racer.wait() for racer in racers]
         with attack.attempt(number):
             assert codes == [0] * 8
             assert verify(path).problems == ()
@@ -84,8 +92,8 @@ def test_writers_that_race_commit_each_shard_once(memory: Path, attack: Attack) 
 def test_a_second_job_for_a_path_that_is_being_written_waits_for_the_lock(memory: Path) -> None:
     """Law: while a writer is at it, what a second one wants is refused by the lock: exit code 6, not the job's 5."""
     path, other = memory / "cache", job_of(teacher="teacher-2")
-    with CacheWriter.open(path, MANY, VERSIONS) as writer:
-        writer.commit(writer.missing()[0], block(MANY, writer.missing()[0]), 0.0)
+    with CacheWriter.open(path, MANY, VERSIONS) as first:
+        first.commit(first.missing()[0], block(MANY, first.missing()[0]), 0.0)
         before = tree(path)
         with pytest.raises(LockedError, match="is being written by process") as refusal:
             CacheWriter.open(path, other, VERSIONS)
@@ -98,27 +106,77 @@ def test_a_reader_of_a_partial_cache_sees_what_was_done_when_it_was_opened(memor
     """Law: opened at generation n, it reads exactly n shards, while a hundred more are written under it."""
     job = job_of(rows=(attack.planned + 100) * 2, views=1, shard_rows=2, chunk_rows=1)
     path, truth = memory / "cache", content(job)
-    readers: list[tuple[LabelCache, frozenset[int]]] = []
-    with CacheWriter.open(path, job, VERSIONS) as writer:
-        order = writer.missing()
+    readers: list[tuple[LabelCache, list[int]]] = []
+    with CacheWriter.open(path, job, VERSIONS) as filling:
+        order = filling.missing()
         random.Random(0).shuffle(order)  # noqa: S311 - chance, not a secret
-        rows = {
-            shard.number: {name: array[0, shard.start : shard.stop] for name, array in truth.items()} for shard in order
-        }
         for generation, shard in enumerate(order):
-            writer.commit(shard, rows[shard.number], 0.0)
+            rows = {name: array[0, shard.start : shard.stop] for name, array in truth.items()}
+            filling.commit(shard, rows, 0.0)
+            done = [each.number for each in order[: generation + 1]]
             if generation < attack.planned:
-                done = frozenset(each.number for each in order[: generation + 1])
                 readers.append((LabelCache.open(path, allow_partial=True), done))
-        writer.seal({})
-    for cache, done in readers:
-        with attack.attempt(len(done)):
-            for shard in job.layout.all_shards():
-                wanted = np.arange(shard.start, shard.stop)
-                if shard.number in done:
-                    np.testing.assert_array_equal(cache.gather(0, wanted)["logits"], truth["logits"][0, wanted])
-                else:
-                    with pytest.raises(IncompleteError, match="were not done when it was opened"):
-                        cache.gather(0, wanted)
-            assert cache.rows_of(truth["sample_id"][0, [2 * number for number in done]]).size == len(done)
-    attack.assert_kept(at_least=12)
+            elif generation % 25 == 0:  # while more are written
+                for cache, seen in readers:
+                    with attack.attempt((len(seen), generation)):
+                        assert_sees(cache, set(seen), truth)
+        filling.seal({})
+    for cache, seen in readers:
+        with attack.attempt(len(seen)):
+            assert_sees(cache, set(seen), truth)
+            assert_sees(pickle.loads(pickle.dumps(cache)), set(seen), truth)  # noqa: S301 - made here
+    attack.assert_kept(at_least=2 * attack.planned)
+
+
+def assert_sees(cache: LabelCache, done: set[int], truth: dict[str, np.ndarray]) -> None:
+    """Law: the rows of these shards are read as they are, by position and by id, and all others are refused."""
+    for shard in cache.layout.all_shards():
+        wanted, ids = np.arange(shard.start, shard.stop), truth["sample_id"][0, shard.start : shard.stop]
+        if shard.number in done:
+            np.testing.assert_array_equal(cache.gather(0, wanted)["logits"], truth["logits"][0, wanted])
+            np.testing.assert_array_equal(cache.rows_of(ids), wanted)
+        else:
+            with pytest.raises(IncompleteError, match="were not done when it was opened"):
+                cache.gather(0, wanted)
+            with pytest.raises(MismatchError, match="has no labels for 2 of the samples"):
+                cache.rows_of(ids)
+
+
+@pytest.mark.promise("P9")
+def test_a_pickled_reader_is_of_the_very_cache_it_was_opened_on(memory: Path) -> None:
+    """Law: unpickled where another teacher's cache, or another run's, has taken the place, it is refused."""
+    path = memory / "cache"
+    fill(path, MANY)
+    sealed = pickle.dumps(LabelCache.open(path))
+    for job, seed in ((job_of(teacher="teacher-2"), 0), (MANY, 1)):
+        shutil.rmtree(path)
+        fill(path, job, seed=seed)
+        with pytest.raises(MismatchError, match="is another cache than the one that was opened"):
+            pickle.loads(sealed)  # noqa: S301 - made here
+
+
+@pytest.mark.promise("P8")
+def test_the_loser_of_a_race_between_two_jobs_is_told_of_the_job_not_of_its_own_lock(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: whoever takes the lock after another job's writer has left it finds that job: exit code 5, not 6."""
+    path, real = memory / "cache", writer.WriterLock
+
+    def late(lock: Path) -> object:
+        monkeypatch.setattr(writer, "WriterLock", real)
+        fill(path, MANY, commits=1)
+        return real(lock)
+
+    monkeypatch.setattr(writer, "WriterLock", late)
+    with pytest.raises(MismatchError, match="was made by another job"):
+        CacheWriter.open(path, job_of(teacher="teacher-2"), VERSIONS)
+
+
+@pytest.mark.promise("P8")
+def test_a_lock_that_is_no_file_hangs_no_one(memory: Path) -> None:
+    """Law: whatever lies where the lock should, another job is refused at once."""
+    path = memory / "cache"
+    fill(path, MANY)
+    os.mkfifo(path / "lock")
+    with pytest.raises(MismatchError, match="was made by another job"):
+        CacheWriter.open(path, job_of(teacher="teacher-2"), VERSIONS)

@@ -1,5 +1,6 @@
 """A user's own networks, named in experiments as `own_networks:NAME`."""
 
+import ctypes
 from pathlib import Path
 from time import sleep
 
@@ -29,18 +30,24 @@ class Echo(nn.Module):
 class Patient(nn.Module):
     """A linear network that takes `seconds` a batch; once the file `after` exists, it waits while the file `hold` does.
 
-    So a test stops a run at a known place without a race.
+    So a test stops a run at a known place without a race. With `native` it waits where Python has no say. It adds a dot
+    to the file `asked` for every row that it is asked about.
     """
 
-    def __init__(self, seconds: float = 0.0, after: str = "") -> None:
+    def __init__(self, seconds: float = 0.0, after: str = "", asked: str = "", *, native: bool = False) -> None:
         super().__init__()
         self.linear = nn.Linear(16, 3)
-        self.seconds, self.after = seconds, after
+        self.seconds, self.after, self.asked, self.native = seconds, after, asked, native
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, 3]` of `[N, 1, 4, 4]`."""
         sleep(self.seconds)
+        if self.asked:
+            with Path(self.asked).open("a") as file:
+                file.write("." * len(x))
         while self.after and Path(self.after).exists() and Path("hold").exists():
+            if self.native:
+                ctypes.CDLL(None).usleep(10**7)  # no handler of Python's runs meanwhile
             sleep(0.005)
         return self.linear(x.flatten(1))
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from stage_cases import ECHO, ROWS, SHARD_ROWS, TOPK, decided, must, run, snapshot, write_idx
+from stage_cases import ECHO, ROWS, SHARD_ROWS, TOPK, decided, images, must, run, snapshot, write_idx
 
 from pipeline.models import build
 from pipeline.store import files
+from pipeline.store.documents import FORMAT
 from pipeline.store.mapped import LabelCache
 from pipeline.weights import save_state
 
@@ -146,6 +147,7 @@ def nothing(_: Path) -> None:
         (nothing, ("labels.dtype=float32",), 'labels.dtype was "float16" and is now "float32"'),
         (nothing, TOPK, 'labels.encoding was "dense" and is now "topk"'),
         (nothing, ("views.mean=127",), "views.mean was 128.0 and is now 127.0"),
+        (nothing, ("views.std=63",), "views.std was 64.0 and is now 63.0"),
         (nothing, ("views.seed=1",), "views.seed was 0 and is now 1"),
         (nothing, ('dataset.class_names=["a", "b", "c"]',), "dataset.class_names"),
         (nothing, ("dataset.classes=4",), "labels.classes was 3 and is now 4"),
@@ -164,6 +166,29 @@ def test_a_cache_of_another_job_is_refused_field_by_field(
     run(verb, *settings).refuses(
         5, "cache was made by another job: ", said, "Nothing was written.", "set another cache path"
     )
+    assert snapshot(filled) == before
+
+
+@pytest.mark.promise("P6")
+def test_a_dataset_of_other_ids_alone_is_refused(fitted: Path) -> None:
+    """Law: the same content under other ids is another dataset."""
+    for name, array in (("inputs", images(ROWS)[:, None]), ("labels", np.arange(ROWS) % 3), ("ids", np.arange(ROWS))):
+        np.save(fitted / f"{name}.npy", array)
+    npy = ("dataset.kind=npy", "dataset.inputs=inputs.npy", "dataset.labels=labels.npy", "dataset.ids=ids.npy")
+    must("generate", *npy)
+    np.save(fitted / "ids.npy", np.arange(ROWS)[::-1])
+    before = snapshot(fitted)
+    run("generate", *npy).refuses(5, "dataset.ids_sha256 was ", "Nothing was written.")
+    assert snapshot(fitted) == before
+
+
+@pytest.mark.promise("P6")
+def test_a_cache_of_another_format_version_is_refused(filled: Path) -> None:
+    """Law: older or newer, the version is named, and nothing is written."""
+    path = filled / "cache/job.json"
+    path.write_bytes(path.read_bytes().replace(FORMAT.encode(), b"softlabels/1"))
+    before = snapshot(filled)
+    run("generate").refuses(5, "is of the format 'softlabels/1'", "make a new cache in another place")
     assert snapshot(filled) == before
 
 

@@ -87,6 +87,6 @@ def test_what_has_no_canonical_bytes_is_not_written(value: JsonValue) -> None:
 
 def test_another_format_version_is_a_mismatch_that_names_both(job: Job) -> None:
     """A newer cache is not called damaged: the reader is too old for it."""
-    newer = job.to_bytes().replace(b"softlabels/1", b"softlabels/2")
-    with pytest.raises(MismatchError, match="'softlabels/2'; this version of softlabels reads 'softlabels/1'"):
+    newer = job.to_bytes().replace(b"softlabels/2", b"softlabels/3")
+    with pytest.raises(MismatchError, match="'softlabels/3'; this version of softlabels reads 'softlabels/2'"):
         parse(type(job), newer, PATH)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from store_cases import LOGITS, fill, job_of, tree
+from store_cases import job_of, tree
 
 from pipeline.errors import IncompleteError, StorageError
 from pipeline.store.documents import Job, Receipt
@@ -39,19 +39,6 @@ def test_a_partial_cache_is_verified_as_far_as_it_is(partial: Path, job: Job) ->
     assert named(partial) == ["labels.zarr/logits/c/0/0/0"]
 
 
-@pytest.mark.parametrize("step", [13, pytest.param(1, marks=pytest.mark.slow)])
-def test_every_flip_of_a_byte_is_found_in_the_file_it_is_in(tmp_path: Path, step: int) -> None:
-    """Law: for every file of a cache and every byte of it, a flip is a problem of that file, and of no other."""
-    path = tmp_path / "cache"
-    fill(path, job_of(rows=3, views=1, shard_rows=2, chunk_rows=1, arrays=(LOGITS,)))
-    for name, whole in tree(path).items():
-        for place in range(0, len(whole), step):
-            (path / name).write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
-            assert named(path) == [name], place
-        (path / name).write_bytes(whole)
-    assert named(path) == []
-
-
 @pytest.mark.promise("P4")
 def test_every_lost_file_is_found(sealed: Path) -> None:
     """Law: a cache without one of its files has a problem with that file; without its seal it is a partial one."""
@@ -65,28 +52,6 @@ def test_every_lost_file_is_found(sealed: Path) -> None:
         else:
             assert named(sealed) == [name]
         (sealed / name).write_bytes(whole)
-
-
-def test_shards_that_were_swapped_are_found(sealed: Path, job: Job) -> None:
-    """Law: a whole shard file in another's place is found, as is a whole shard of all arrays."""
-    first, second = (job.layout.shard(number) for number in (0, 1))
-    pairs = [[shard_path(sealed, spec, job.layout, shard) for shard in (first, second)] for spec in job.arrays]
-    for count in (1, len(pairs)):
-        for one, other in pairs[-count:]:
-            swap(one, other)
-        assert sorted(named(sealed)) == sorted(
-            str(path.relative_to(sealed)) for pair in pairs[-count:] for path in pair
-        )
-        for one, other in pairs[-count:]:
-            swap(one, other)
-    assert named(sealed) == []
-
-
-def swap(one: Path, other: Path) -> None:
-    """Let two files change places."""
-    one.rename(one.with_name("x"))
-    other.rename(one)
-    one.with_name("x").rename(other)
 
 
 @pytest.mark.promise("P4")
