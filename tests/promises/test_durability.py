@@ -218,7 +218,7 @@ def test_a_disk_that_is_full_is_an_error_and_more_room_is_all_it_takes(small_dis
     job = job_of(rows=60, views=1, shard_rows=10, chunk_rows=5)
     for number, dice in attack.tries():
         path, ballast = small_disk / "cache", small_disk / "ballast"
-        ballast.write_bytes(b"x" * 4096 * (64 - dice.randrange(2, 36))  # all of it takes 37 pages)
+        ballast.write_bytes(bytes(4096 * (64 - dice.randrange(2, 36))))  # all of a cache takes 37 pages
         with attack.attempt(number):
             with pytest.raises(StorageError, match="ENOSPC") as refusal:
                 fill(path, job)
