@@ -27,19 +27,26 @@ class WriterLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with explained("open the writers' lock", path):
-            self._descriptor = os.open(
-                path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666
-            )
-        try:
-            with explained("lock this file", path):
-                self._take()
-        except BaseException:
-            os.close(self._descriptor)
-            raise
+        while not self._taken():
+            pass  # its holder had sealed the cache and removed the file: what is locked then keeps no one out
         _held.add(self)
 
-    def _take(self) -> None:
+    def _taken(self) -> bool:
+        """Whether the file at the path is locked; not if another has come in its place since it was opened."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with explained("open the writers' lock", self._path):
+            self._descriptor = os.open(self._path, flags, 0o666)
+        taken = False
+        try:
+            with explained("lock this file", self._path):
+                self._lock()
+                taken = _is_at(self._descriptor, self._path)
+        finally:
+            if not taken:
+                os.close(self._descriptor)
+        return taken
+
+    def _lock(self) -> None:
         try:
             _flock(self._descriptor, fcntl.LOCK_EX, self._path)
         except LockedError:
@@ -75,6 +82,14 @@ def refuse_locked(path: Path) -> None:
             _flock(descriptor, fcntl.LOCK_SH, path)
         finally:
             os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _flock(descriptor: int, kind: int, path: Path) -> None:

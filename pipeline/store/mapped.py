@@ -75,7 +75,8 @@ class LabelCache:
                 f"{path} has no seal: {len(receipts)} of its {job.layout.shards} shards are done. Finish it with the "
                 "`softlabels generate` that began it, or ask for a partial cache by name."
             )
-        for name, document in metadata_documents(job).items():
+        begun = seal or receipts  # else its writer may not have come to the documents yet, and there is nothing to read
+        for name, document in metadata_documents(job).items() if begun else ():
             refuse_other_metadata(path / GROUP / name, document)
         return cls(path, job, seal, sealed(job, seal) if seal else proven(job, receipts))
 

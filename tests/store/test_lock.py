@@ -48,6 +48,26 @@ def test_a_lock_held_by_another_process_is_refused_and_names_it_and_freed_by_its
         assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
+@pytest.mark.promise("P8")
+def test_a_lock_whose_file_was_removed_before_it_was_taken_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: who waited on the file of a writer that sealed the cache meanwhile does not hold a file that no one sees."""
+    path, real, asked = tmp_path / "lock", fcntl.flock, []
+
+    def late(descriptor: int, kind: int) -> None:
+        if not asked:
+            path.unlink()
+        asked.append(kind)
+        real(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with WriterLock(path):
+        assert (len(asked), path.exists()) == (2, True)
+        with pytest.raises(LockedError, match="is being written by process"):
+            WriterLock(path)
+
+
 def test_a_lock_is_exclusive_within_a_process_too(tmp_path: Path) -> None:
     """Law: two writers in two threads are two writers; released, the lock can be taken again."""
     with WriterLock(tmp_path / "lock"), pytest.raises(LockedError, match=f"process {os.getpid()}"):

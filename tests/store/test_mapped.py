@@ -534,6 +534,15 @@ def test_only_what_is_asked_for_is_read(sealed: Path, job: Job) -> None:
         cache.gather(0, np.array([0]), ["label"])
 
 
+def test_a_cache_that_was_just_begun_is_empty_and_not_damaged(tmp_path: Path, job: Job) -> None:
+    """Law: between its job and its Zarr documents a partial cache opens, and has no row yet."""
+    fill(tmp_path / "cache", job, commits=0)
+    shutil.rmtree(tmp_path / "cache/labels.zarr")
+    cache = LabelCache.open(tmp_path / "cache", allow_partial=True)
+    with pytest.raises(IncompleteError, match="were not done when it was opened"):
+        cache.gather(0, np.array([0]))
+
+
 def test_opening_touches_no_shard_however_many_there_are(tmp_path: Path) -> None:
     """Law: a cache of 10,000 shards opens without any of their files, and reads those that it has."""
     job = job_of(rows=10_000, views=1, shard_rows=1, chunk_rows=1)
