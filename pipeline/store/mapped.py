@@ -8,6 +8,7 @@ afterwards ends the process (SIGBUS): nothing may write to a sealed cache while 
 pages stay.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class LabelCache:
 
     def __reduce__(self) -> tuple[Callable[[Path, "Snapshot"], "LabelCache"], tuple[Path, "Snapshot"]]:
         done = None if self.seal else np.packbits(np.isin(np.arange(self.layout.shards), self._done)).tobytes()
-        return _reopened, (self.root, Snapshot(self.job.fingerprint, self.cache_id, done))
+        return _reopened, (self.root, Snapshot(self.job.fingerprint, _digest(self.chains), done))
 
     @classmethod
     def open(cls, path: Path, allow_partial: bool = False) -> Self:  # noqa: FBT001, FBT002 - pickle passes it by place
@@ -225,7 +226,7 @@ class Snapshot:
     """What a reader that is pickled has to find again: the very cache, and of a partial one the shards it saw."""
 
     job: str
-    cache_id: str | None
+    chains: str  # the digest of those of the shards it saw
     done: bytes | None  # one bit a shard
 
 
@@ -237,16 +238,21 @@ def _reopened(root: Path, snapshot: Snapshot) -> LabelCache:
 
     """
     cache = LabelCache.open(root, allow_partial=snapshot.done is not None)
-    now = cache.job.fingerprint, cache.cache_id if snapshot.done is None else None
-    if now != (snapshot.job, snapshot.cache_id):
+    same = cache.job.fingerprint == snapshot.job
+    if same and snapshot.done is not None:
+        seen = np.unpackbits(np.frombuffer(snapshot.done, np.uint8), count=cache.layout.shards).astype(np.bool_)
+        chains = {name: np.where(seen, known, -1) for name, known in cache.chains.items()}
+        cache = LabelCache(root, cache.job, None, chains)
+    if not same or _digest(cache.chains) != snapshot.chains:
         raise MismatchError(
-            f"{root} is another cache than the one that was opened: its id or its job has changed. Open it again where "
-            "this reader was made."
+            f"{root} is another cache than the one that was opened: its job or its shards have changed. Open it again "
+            "where this reader was made."
         )
-    if snapshot.done is None:
-        return cache
-    seen = np.unpackbits(np.frombuffer(snapshot.done, np.uint8), count=cache.layout.shards).astype(np.bool_)
-    return LabelCache(root, cache.job, None, {name: np.where(seen, known, -1) for name, known in cache.chains.items()})
+    return cache
+
+
+def _digest(chains: Mapping[str, Rows]) -> str:
+    return hashlib.sha256(b"".join(known.tobytes() for _, known in sorted(chains.items()))).hexdigest()
 
 
 def _integers(numbers: Rows, what: str) -> Rows:

@@ -65,7 +65,8 @@ def read_job(path: Path) -> Job:
     with files.explained("look at this path", path):
         if path.exists() and not path.is_dir():
             raise StorageError(f"{path} is a file, and a label cache is a directory. Give the path of a label cache.")
-    files.refuse_links(path, RECEIPTS, GROUP)
+    for name in (RECEIPTS, GROUP):
+        files.refuse_links(path, name)
     data = files.read(path / JOB)
     if data is None:
         raise IncompleteError(

@@ -270,7 +270,8 @@ def _job_there(path: Path, job: Job) -> bool:
             raise StorageError(f"{path} is a file, and a label cache is a directory. Set another cache path.")
         names = [item.name for item in path.iterdir()] if path.exists() else []
     strangers = [name for name in names if name != LOCK and not files.is_leftover(name)]
-    files.refuse_links(path, RECEIPTS, GROUP)
+    for name in (RECEIPTS, GROUP):
+        files.refuse_links(path, name)
     data = files.read(path / JOB)
     if data is None and strangers:
         raise StorageError(
