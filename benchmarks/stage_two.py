@@ -186,7 +186,7 @@ def epochs(school: School, rounds: int) -> Iterator[Row]:
             lambda clock: school.run(school.cached(school.dataset), soft, clock=clock),
             lambda clock: school.run(Reader(school.dataset), hard, clock=clock),
         )
-        for _ in range(2 * rounds)
+        for _ in range(4 * rounds)
     ]
     ours, plain = (list(each) for each in zip(*pairs, strict=True))
     yield compared(f"an epoch from the cache, {rows}, against one on true labels alone", ours, plain)

@@ -6,7 +6,7 @@ of the sample ids in each shard: files put in each other's place are whole, and 
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,8 +96,8 @@ def verify(path: Path, progress: Callable[[int], object] | None = None) -> Repor
         what = f"is the job {job.fingerprint[:12]}, and what it should prove is of the job {owner[:12]}. {Job.remedy}"
         return Report(sealed, 0, 0, (*problems, Problem(root / JOB, what)))
     receipts = _of_job(root, job, receipts, problems)
-    documents = metadata_documents(job) if receipts or sealed else {}  # a cache just begun may not have them yet
-    for name, document in documents.items():
+    documents = metadata_documents(job)
+    for name, document in documents.items() if receipts or sealed else ():  # a cache just begun may not have them yet
         problems.attempt(root / GROUP / name, refuse_other_metadata, root / GROUP / name, document)
     size = 0
     parts = ((spec, receipt) for receipt in receipts.values() for spec in job.arrays)
@@ -110,7 +110,7 @@ def verify(path: Path, progress: Callable[[int], object] | None = None) -> Repor
             progress(receipt.arrays[spec.name].bytes)
     if seal:
         problems += _seal_problems(root, job, receipts, seal)
-    problems += _strays(root, job)
+    problems += _strays(root, job, documents)
     return Report(sealed, len(receipts), size, tuple(problems))
 
 
@@ -199,10 +199,10 @@ def _seal_problems(root: Path, job: Job, receipts: Mapping[int, Receipt], seal: 
         yield from problems
 
 
-def _strays(root: Path, job: Job) -> Iterator[Problem]:
+def _strays(root: Path, job: Job, documents: Iterable[str]) -> Iterator[Problem]:
     """Files that have no place in a cache. A shard without a receipt has one: it is work going on."""
     known = {root / name for name in (JOB, SEAL, LOCK)}
-    known |= {root / GROUP / name for name in metadata_documents(job)} | set(receipt_files(root))
+    known |= {root / GROUP / name for name in documents} | set(receipt_files(root))
     for folder, folders, names in os.walk(root):
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         for name in sorted(names + links):
