@@ -69,7 +69,7 @@ encoding = "dense"
 
 [cache]
 path = "{folder}/cache"
-shard_rows = 32768
+shard_rows = {shard_rows}
 chunk_rows = {chunk_rows}
 
 [students.small]
@@ -99,8 +99,10 @@ def prepare(folder: Path, rows: int, classes: int) -> Experiment:
         file.flush()
     torch.manual_seed(0)
     save_state(folder / "teacher.safetensors", build("mlp", {"hidden": [16]}, (INPUTS,), classes).state_dict())
-    chunk_rows = 2 ** (17 - (classes - 1).bit_length())  # of 128 to 256 KiB
-    (folder / "config.toml").write_text(CONFIG.format(folder=folder, classes=classes, chunk_rows=chunk_rows))
+    chunk_rows = 2 ** (17 - (classes - 1).bit_length())  # of 128 to 256 KiB, and shards of 2 to 4 MiB
+    (folder / "config.toml").write_text(
+        CONFIG.format(folder=folder, classes=classes, chunk_rows=chunk_rows, shard_rows=16 * chunk_rows)
+    )
     return load(folder / "config.toml")
 
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import encodings
+from pipeline.errors import ConfigError
 from pipeline.labeller import explained
-from pipeline.labels import DenseLabels, SoftLabels
+from pipeline.labels import DenseLabels, SampledLabels, SoftLabels
 from pipeline.reader import Reader
 from pipeline.seeds import generator
 from pipeline.teachers import Teacher
@@ -86,8 +87,8 @@ def _compared(reader: Reader, teacher: Teacher, rows: Rows) -> Iterator[NDArray[
     temperature = (encodings.temperatures(reader.spec) or (1.0,))[0]
     log_p_NK, classes_NK = stored_log_p(batch.soft, temperature)
     now_NK = torch.log_softmax(logits_NC / temperature, dim=1).gather(1, classes_NK)
-    top_N = classes_NK.gather(1, log_p_NK.argmax(dim=1, keepdim=True))[:, 0]
-    difference_N = (log_p_NK - now_NK).abs().amax(dim=1)
+    top_N = classes_NK.gather(1, log_p_NK.nan_to_num(-torch.inf).argmax(dim=1, keepdim=True))[:, 0]
+    difference_N = (log_p_NK - now_NK).abs().nan_to_num(0.0).amax(dim=1)
     stated_N = encodings.bound(reader.spec, logits_NC, temperature)
     spread_N = logits_NC.amax(dim=1) - logits_NC.amin(dim=1)
     allowed_N = stated_N + DRIFT[teacher.settings.precision] * spread_N / temperature
@@ -98,8 +99,20 @@ def _compared(reader: Reader, teacher: Teacher, rows: Rows) -> Iterator[NDArray[
 def stored_log_p(labels: SoftLabels, temperature: float) -> tuple[Tensor, Tensor]:
     """The log probabilities of the classes that are stored, and which those are: `[N, K]` each.
 
-    Of sparse labels the temperature is the first of their grid.
+    Of sparse labels the temperature is the first of their grid. Of what was drawn nothing is known: NaN.
+
+    Raises:
+        ConfigError: all that is stored was drawn.
+
     """
+    if isinstance(labels, SampledLabels):
+        if labels.exact_N is None:
+            raise ConfigError(
+                "These labels are counts of draws, of which none is a probability: they cannot be held against the "
+                'teacher. Labels of any other encoding can, as labels.encoding = "sampled".'
+            )
+        drawn_NK = torch.arange(labels.ids_NK.shape[1]) >= labels.exact_N[:, None]
+        return labels.weights_NK.log().masked_fill(drawn_NK, torch.nan), labels.ids_NK
     if isinstance(labels, DenseLabels):
         log_p_NC = torch.log_softmax(labels.logits_NC / temperature, dim=1)
         return log_p_NC, torch.arange(log_p_NC.shape[1]).expand_as(log_p_NC)

@@ -6,7 +6,6 @@ found, what was expected and the nearest known key. Nothing here imports torch: 
 
 import difflib
 import json
-import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +14,6 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import tomli_w
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     PositiveFloat,
@@ -29,28 +25,15 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import ConfigError
+from pipeline.settings import FilePath, Fraction, Settings
+from pipeline.terms import TERMS, Loss, Term, one_term
 
 REFERENCE = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
 
 Reference: TypeAlias = Annotated[str, Field(pattern=REFERENCE)]
-Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**62)]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
-
-
-def _expanded(value: object) -> object:
-    """A path with `~` and `$VARIABLES` filled in; relative ones stay relative to the working directory."""
-    if not isinstance(value, str):
-        return value
-    path = os.path.expanduser(os.path.expandvars(value))  # noqa: PTH111  # pathlib's raises what pydantic does not take
-    if "$" in path:
-        raise ValueError(f"the environment variable in {value!r} is not set; set it, or write the path out")
-    if not path:
-        raise ValueError("an empty path names nothing; leave the key out, or name a place")
-    if path.startswith("~") or "\0" in path:
-        raise ValueError(f"{value!r} is no path: it names a user that is not known, or holds a NUL character")
-    return Path(path)
 
 
 def _written(options: dict[str, Any]) -> dict[str, Any]:
@@ -62,14 +45,7 @@ def _written(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-FilePath: TypeAlias = Annotated[Path, BeforeValidator(_expanded)]
 Options: TypeAlias = Annotated[dict[str, Any], AfterValidator(_written)]
-
-
-class Settings(BaseModel):
-    """What every table shares: frozen, strict about keys and types, finite numbers only."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Source(Settings):
@@ -79,6 +55,15 @@ class Source(Settings):
     class_names: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
     version: str | None = None
     """A declared version stands for the content, which is then not read through to be hashed."""
+    without: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = ()
+    """Classes whose samples are left out. The classes stay as they are, so a network still has a logit for each."""
+
+    @model_validator(mode="after")
+    def _version_is_of_all(self) -> "Source":
+        if self.version is not None and self.without:
+            message = "version stands for all samples, and without leaves some out: drop version, and they are hashed"
+            raise ValueError(message)
+        return self
 
     def arguments(self) -> dict[str, object]:
         """The keywords of the kind itself."""
@@ -135,7 +120,7 @@ class Factory(Source):
     """The user's own map-style dataset: `kind = "package.module:callable"`."""
 
     kind: Reference
-    options: Options = {}
+    options: Options = Field(default_factory=dict)
 
     def arguments(self) -> dict[str, object]:
         """The keywords of the user's callable."""
@@ -190,7 +175,7 @@ class TeacherSettings(Settings):
     """The frozen network that answers. `[teacher.fit]` trains it when its checkpoint does not exist."""
 
     model: str
-    options: Options = {}
+    options: Options = Field(default_factory=dict)
     checkpoint: FilePath
     batch_size: PositiveInt = 256
     device: Device = "auto"
@@ -203,9 +188,16 @@ class LabelSettings(Settings):
     """What is kept of the teacher's logits."""
 
     encoding: str = "dense"
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["float16", "float32", "int8"] = "float16"
     k: PositiveInt | None = None
+    """Of `topk` how many of the largest logits are kept; of `sampled` how many ids, of `multinomial` how many draws."""
+    tail: PositiveInt | None = None
+    """How many classes `head+sampled` draws besides its k largest."""
+    seed: Seed = 0
+    """Of what is drawn."""
     temperatures: Annotated[tuple[PositiveFloat, ...], Field(strict=False)] = (1.0, 2.0, 4.0, 8.0)
+    standardised: bool = False
+    """Whether "topk" keeps the sums of standardised logits too; "dense" needs none."""
 
 
 class CacheSettings(Settings):
@@ -228,8 +220,9 @@ class Student(Training):
     """A network to train from the cache, `repeats` times, from the seeds `seed`, `seed + 1` and so on."""
 
     model: str
-    options: Options = {}
-    loss: str = "kd"
+    options: Options = Field(default_factory=dict)
+    loss: Loss = "kd"
+    """A term by its name, beside the true labels: (1 - alpha) hard + alpha NAME; or a list of terms with weights."""
     temperature: PositiveFloat = 4.0
     alpha: Fraction = 0.9
     true_labels: PositiveInt | None = None
@@ -237,6 +230,16 @@ class Student(Training):
     repeats: PositiveInt = 1
     baseline: str | None = None
     """The student to train as well and to stand beside this one in the table."""
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms of its loss; `temperature` and `alpha` count where the loss is a name."""
+        return one_term(self.loss, self.temperature, self.alpha) if isinstance(self.loss, str) else self.loss
+
+    @property
+    def soft(self) -> bool:
+        """Whether it asks the teacher."""
+        return any(term.serves for term in self.terms)
 
 
 class Experiment(Settings):
@@ -249,7 +252,7 @@ class Experiment(Settings):
     labels: LabelSettings = LabelSettings()
     cache: CacheSettings
     loading: LoadingSettings = LoadingSettings()
-    students: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], Student] = {}
+    students: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], Student] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _baselines_exist(self) -> "Experiment":
@@ -323,16 +326,22 @@ def _explained(detail: ErrorDetails) -> str:
         case "missing":
             return f"the key {key} is missing; it is needed."
         case "union_tag_invalid" | "union_tag_not_found":
-            kind = found.get("kind") if isinstance(found, Mapping) else found
-            near = difflib.get_close_matches(str(kind), sorted(_SOURCES), n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            kinds = ", ".join(name for name in sorted(_SOURCES) if name != "own")
-            return f"{key}.kind: found {kind!r}, expected one of {kinds}, or your own package.module:callable.{hint}"
+            return _unknown_kind(key, found, *(("name", TERMS) if loc[0] == "students" else ("kind", _SOURCES)))
         case "value_error":
             return f"{key + ': ' if key else ''}{detail['msg'].removeprefix('Value error, ')}."
     said = detail["msg"].removeprefix("Input should be ").replace("String should", "a string that should")
     expected = _IN_TOML.get(detail["type"], said)
     return f"{key}: found {found!r} ({type(found).__name__}), expected {expected}."
+
+
+def _unknown_kind(key: str, found: object, tag: str, known: Mapping[str, type[Settings]]) -> str:
+    """Of a dataset, or of a term of a loss."""
+    kind = found.get(tag) if isinstance(found, Mapping) else found
+    near = difflib.get_close_matches(str(kind), sorted(known), n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    own = ", or your own package.module:callable" if "own" in known else ""
+    kinds = ", ".join(name for name in sorted(known) if name != "own")
+    return f"{key}.{tag}: found {kind!r}, expected one of {kinds}{own}.{hint}"
 
 
 _IN_TOML = {
@@ -356,7 +365,7 @@ def _known_keys(loc: tuple[int | str, ...]) -> Iterator[str]:
     model: type[Settings] = Experiment
     for place, part in enumerate(map(str, loc)):
         if _is_tag(loc, place):
-            model = _SOURCES[part]
+            model = _SOURCES.get(part) or TERMS.get(part) or model
         elif (field := model.model_fields.get(part)) is not None:
             models = [m for m in (field.annotation, *get_args(field.annotation)) if _is_settings(m)]
             model = models[0] if models else model
@@ -364,8 +373,10 @@ def _known_keys(loc: tuple[int | str, ...]) -> Iterator[str]:
 
 
 def _is_tag(loc: tuple[int | str, ...], place: int) -> bool:
-    """Whether this step of a place is the kind of a dataset, and no key: a student may be named like one."""
-    return place == 1 and loc[0] in ("dataset", "test")
+    """Whether this step of a place is a kind of dataset or of loss, and no key: a student may be named like one."""
+    if loc[0] in ("dataset", "test"):
+        return place == 1
+    return place in (3, 5) and loc[:1] == ("students",) and loc[2] == "loss"  # .NAME.loss.(name|sum).0.(hard|kd|...)
 
 
 def _is_settings(annotation: object) -> bool:

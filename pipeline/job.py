@@ -3,7 +3,7 @@
 Students, devices and batch sizes are no part of it, so adding a student never touches the cache.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from pydantic import JsonValue, ValidationError
 
@@ -16,6 +16,9 @@ from pipeline.store.documents import ROW_ARRAYS, Job
 from pipeline.store.layout import choose, row_bytes
 from pipeline.store.state import refuse_other_job
 from pipeline.weights import file_digest
+
+ALWAYS = ("encoding", "classes", "dtype", "k", "temperatures")
+_DEFAULTS = {item.name: item.default for item in fields(LabelSpec)}
 
 
 def spec_of(labels: LabelSettings, dataset: Dataset) -> LabelSpec:
@@ -34,6 +37,9 @@ def spec_of(labels: LabelSettings, dataset: Dataset) -> LabelSpec:
         dtype=labels.dtype,
         k=labels.k,
         temperatures=labels.temperatures if sparse else (),
+        tail=labels.tail,
+        seed=labels.seed,
+        standardised=sparse and labels.standardised,
     )
     encodings.check(spec)
     return spec
@@ -109,4 +115,6 @@ def _teacher_section(experiment: Experiment) -> dict[str, JsonValue]:
 
 
 def _labels_section(spec: LabelSpec) -> dict[str, JsonValue]:
-    return {**asdict(spec), "temperatures": list(spec.temperatures)}
+    """What is left out has its default: so a new setting changes no job that does without it."""
+    section = {**asdict(spec), "temperatures": list(spec.temperatures)}
+    return {name: value for name, value in section.items() if name in ALWAYS or value != _DEFAULTS[name]}

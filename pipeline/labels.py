@@ -4,6 +4,7 @@ Shape legend
     N  rows (samples)
     C  classes
     K  kept classes of a row
+    M  sampled classes of its tail
     G  temperatures of the grid
 
 This module needs no torch at run time, so that looking at a cache stays quick.
@@ -11,7 +12,7 @@ This module needs no torch at run time, so that looking at a cache stays quick.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor, device
 
-DType: TypeAlias = Literal["float16", "float32"]
+DType: TypeAlias = Literal["float16", "float32", "int8"]
+
+STD_EPSILON = 1e-7
+"""Besides the deviation that standardised logits are divided by, as in the code of LSKD (arXiv 2403.01427)."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class LabelSpec:
     dtype: DType
     k: int | None = None
     temperatures: tuple[float, ...] = ()
+    tail: int | None = None  # how many classes are sampled besides the k largest
+    positions: int | None = None  # rows of logits that share one record, as the tokens of a sequence do
+    seed: int = 0  # of what is sampled
+    standardised: bool = False  # whether the sums of standardised logits are kept too
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,31 @@ class SparseLabels(Tensors):
     mean_N: Tensor  # float32, over all C classes, counted from the largest
     std_N: Tensor  # float32, over all C classes (population)
     target_N: Tensor  # float32, the true class's logit, counted from the largest; NaN without a true class
+    standard_logsumexp_NG: Tensor | None = field(default=None, kw_only=True)  # the sums of exp((z - max) / (std T))
 
 
-SoftLabels: TypeAlias = DenseLabels | SparseLabels
+@dataclass(frozen=True)
+class HeadSampledLabels(SparseLabels):
+    """The same, and a sample of the classes that are not kept.
+
+    With p_i(T) from its logit as above, p_i(T) / inclusion is an unbiased estimate of class i's probability at every
+    temperature of the grid: 0 where it was not drawn (Horvitz and Thompson 1952).
+    """
+
+    tail_ids_NM: Tensor  # int64, each at most once and none of `ids_NK`
+    tail_logits_NM: Tensor  # float32, counted from the row's largest
+    tail_inclusion_NM: Tensor  # float32, the probability with which it was to be drawn, in (0, 1]
+
+
+@dataclass(frozen=True)
+class SampledLabels(Tensors):
+    """Classes and weights whose expectation is the teacher's softmax at one temperature: E[w] = p for every class."""
+
+    classes: int
+    temperature: float
+    ids_NK: Tensor  # int64; 0 where the weight is 0
+    weights_NK: Tensor  # float32, >= 0; 0 is padding
+    exact_N: Tensor | None = None  # int64: of how many of the first the weight is p itself; None: of none
+
+
+SoftLabels: TypeAlias = DenseLabels | SparseLabels | SampledLabels

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
@@ -18,14 +19,46 @@ from pipeline.references import resolve
 IMAGE_AXES = 3
 
 
-def mlp(input_shape: tuple[int, ...], classes: int, hidden: Sequence[int] = (64,), dropout: float = 0.0) -> nn.Module:
-    """A multilayer perceptron on flattened inputs of any shape: (linear, ReLU, dropout) for each width, linear."""
-    layers: list[nn.Module] = [nn.Flatten()]
+def mlp(
+    input_shape: tuple[int, ...], classes: int, hidden: Sequence[int] = (64,), dropout: float = 0.0, jitter: int = 0
+) -> nn.Module:
+    """A multilayer perceptron on flattened inputs of any shape: (linear, ReLU, dropout) for each width, linear.
+
+    With `jitter`, it learns from images that are moved by up to so many pixels.
+    """
+    layers: list[nn.Module] = [*([Jitter(input_shape, jitter)] if jitter else []), nn.Flatten()]
     inputs = math.prod(input_shape)
     for width in hidden:
         layers += [nn.Linear(inputs, _positive("hidden", width)), nn.ReLU(), nn.Dropout(dropout)]
         inputs = width
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+
+class Jitter(nn.Module):
+    """In training, each image is moved by up to `pixels` in any direction, and its edge repeated where it moved away.
+
+    The shifts are drawn from torch's own generator, which a run seeds at every step.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], pixels: int) -> None:
+        super().__init__()
+        if len(input_shape) != IMAGE_AXES:
+            raise ConfigError(
+                "The model option jitter moves images [channels, height, width], but the inputs of this dataset are "
+                f"{list(input_shape)}. Leave jitter out, or use a dataset of images."
+            )
+        self.pixels = _positive("jitter", pixels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W], moved in training and as it is in evaluation."""
+        if not self.training:
+            return x
+        device, (height, width) = x.device, x.shape[2:]
+        down_N1, right_N1 = torch.randint(-self.pixels, self.pixels + 1, (2, len(x), 1), device=device)
+        rows_NH = (torch.arange(height, device=device) - down_N1).clamp(0, height - 1)
+        columns_NW = (torch.arange(width, device=device) - right_N1).clamp(0, width - 1)
+        moved = x.gather(2, rows_NH[:, None, :, None].expand_as(x))
+        return moved.gather(3, columns_NW[:, None, None, :].expand_as(x))
 
 
 def cnn(input_shape: tuple[int, ...], classes: int, width: int = 16, depth: int = 2) -> nn.Module:

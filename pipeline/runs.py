@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.config import Training, ViewSettings
 from pipeline.errors import CorruptError, MismatchError, TrainingError
 from pipeline.models import count_parameters
+from pipeline.plots import curve
 from pipeline.store.files import make_directory, read, remove, write_durably
 from pipeline.weights import file_digest, save_state
 
@@ -195,7 +196,7 @@ def finish(run: Run, network: torch.nn.Module, history: Sequence[Metrics]) -> Me
         "weights_sha256": file_digest(run.weights),
         "identity": dict(run.identity),
     }
-    write_durably(run.folder / CURVE, [_curve(history)])
+    write_durably(run.folder / CURVE, [curve(history)])
     write_durably(run.folder / METRICS, [json.dumps(metrics, indent=2).encode()])
     remove(run.folder / CHECKPOINT)
     return metrics
@@ -212,22 +213,3 @@ def _check_identity(run: Run, found: Mapping[str, Any]) -> None:
             f"{run.folder} holds another run: {'; '.join(changed)}. Nothing was changed. "
             "Name another place for this one, or start it over with --restart."
         )
-
-
-def _curve(history: Sequence[Metrics]) -> bytes:
-    """A PNG of loss and test accuracy by epoch."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  # slow to import, and needed once a run
-
-    epochs = [line["epoch"] for line in history]
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(epochs, [line["loss"] for line in history], color="tab:blue", marker=".")
-    axes.set(xlabel="epoch", ylabel="training loss")
-    axes.yaxis.label.set_color("tab:blue")
-    if "test_accuracy" in history[0]:
-        right = axes.twinx()
-        right.plot(epochs, [100 * line["test_accuracy"] for line in history], color="tab:orange", marker=".")
-        right.set_ylabel("test accuracy (%)", color="tab:orange")
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()

@@ -19,6 +19,7 @@ from pipeline.datasets import Dataset
 from pipeline.devices import autocast, pick_device, place
 from pipeline.errors import DatasetError, TrainingError
 from pipeline.labels import SoftLabels
+from pipeline.objective import Objective
 from pipeline.ranks import ALONE, Ranks
 from pipeline.reader import Batch
 from pipeline.seeds import seed_of
@@ -65,6 +66,12 @@ class Learner:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
+    steps: int
+
+    @property
+    def progress(self) -> float:
+        """The share of all steps before this one: 0 at the first, 1 at the last."""
+        return min(1.0, self.schedule.last_epoch / max(1, self.steps - 1))
 
     def input(self, inputs_NX: torch.Tensor) -> torch.Tensor:
         """What the network is given of inputs on its device."""
@@ -93,7 +100,8 @@ def start(
     optimizer = OPTIMIZERS[settings.optimizer](network.parameters(), settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(settings, step, steps))
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
-    return Learner(network, ranks.share(network, device), ranks, settings, views, device, optimizer, schedule, scaler)
+    shared = ranks.share(network, device)
+    return Learner(network, shared, ranks, settings, views, device, optimizer, schedule, scaler, steps)
 
 
 def step(learner: Learner, batch: Batch, loss: Loss, rows: int | None = None) -> torch.Tensor:
@@ -151,7 +159,8 @@ class Epoch:
         if not self.learner.network.training:
             self.learner.shared.train()
         try:
-            mean = step(self.learner, batch, self.loss, rows)
+            loss = self.loss.at(self.learner.progress) if isinstance(self.loss, Objective) else self.loss
+            mean = step(self.learner, batch, loss, rows)
         except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:  # the user's network
             raise TrainingError(
                 f"Step {self.steps + 1} of epoch {self.number + 1} failed on inputs of shape "

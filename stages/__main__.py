@@ -186,6 +186,50 @@ def verify(
     _finish(verify(cache), as_json=as_json)
 
 
+@cli.command()
+@_experiment_options
+@click.option("--rows", type=click.IntRange(min=1), default=2000, show_default=True, help="About so many random rows.")
+@click.option(
+    "--temperature",
+    "temperatures",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    default=(1.0, 4.0),
+    show_default=True,
+    help="Of the softmax to be kept; may be repeated.",
+)
+@click.option(
+    "--draws", type=click.IntRange(min=2), default=100, show_default=True, help="How often to draw, for the bias."
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Which random rows.")
+@click.option(
+    "--into", type=click.Path(path_type=Path), help="Where files go. Default: in runs/ and the config's name."
+)
+def fidelity(
+    config: Path,
+    overrides: tuple[str, ...],
+    *,
+    rows: int,
+    temperatures: tuple[float, ...],
+    draws: int,
+    seed: int,
+    into: Path | None,
+    as_json: bool,
+) -> None:
+    """Say how near to the teacher each encoding stays, and what it costs.
+
+    Asks the teacher about random rows, keeps them in every encoding at several sizes, and by the rules that other
+    caches use, and compares what a student would be given with the whole softmax. Prints a table; keeps it as
+    fidelity.json, and fidelity.png, a plot against bytes. No cache is needed, and none is made.
+    """
+    from stages.fidelity import fidelity
+
+    folder = into or Path("runs") / config.stem / "fidelity"
+    experiment = _load(config, overrides)
+    report = fidelity(experiment, folder, rows=rows, temperatures=temperatures, draws=draws, seed=seed)
+    _finish(report, as_json=as_json)
+
+
 class _Stopped(BaseException):
     """Raised wherever a signal finds us; no `except Exception` keeps it."""
 

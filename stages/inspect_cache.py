@@ -1,10 +1,15 @@
 """Say what a label cache is, who made it and how far it is, from its documents alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from pipeline.labels import LabelSpec
 from pipeline.store.state import State, read_state
 from pipeline.store.writer import human
+from pipeline.terms import served
 from stages.report import Report, counted, duration
 
 INCOMPLETE = 4
@@ -41,6 +46,7 @@ def _facts(path: Path, state: State) -> dict[str, Any]:
         "versions": seal.made.versions if seal else {},
         "asked": {"dataset": job.dataset, "views": job.views, "teacher": job.teacher, "labels": job.labels},
         "arrays": {spec.name: f"{spec.dtype} {list(spec.row_shape)}" for spec in job.arrays},
+        "serves": _serves(job.labels),
         "about": seal.about if seal else {},
     }
 
@@ -51,6 +57,7 @@ def _text(facts: dict[str, Any]) -> str:
     )
     hosts = _listed(facts["hosts"]) or "no host"
     made = f"{duration(facts['seconds'])} in {counted(facts['attempts'], 'attempt')} on {hosts}"
+    serves = "\n".join(f"  {name:<10} {words}" for name, words in facts["serves"].items())
     asked = "\n".join(f"{section:<9} {_listed(facts['asked'][section])}" for section in facts["asked"])
     return (
         f"cache     {facts['cache']}\n"
@@ -60,8 +67,18 @@ def _text(facts: dict[str, Any]) -> str:
         f"made      {made}\n"
         f"{asked}\n"
         f"arrays    {_listed(facts['arrays'])}\n"
-        f"about     {_listed(facts['about'])}"
+        f"about     {_listed(facts['about'])}\n"
+        f"serves\n{serves}"
     )
+
+
+def _serves(labels: Mapping[str, JsonValue]) -> dict[str, str]:
+    """Which losses, at which temperatures; none, if the job's labels are not any that this version knows."""
+    try:
+        spec = TypeAdapter(LabelSpec).validate_python(labels)
+    except ValidationError:
+        return {}
+    return served(spec.encoding, spec.temperatures, standardised=spec.standardised)
 
 
 def _listed(value: dict[str, Any] | list[str]) -> str:

@@ -8,10 +8,9 @@ from pipeline import encodings
 from pipeline.config import Experiment
 from pipeline.executors import EXECUTORS
 from pipeline.labeller import Labeller
-from pipeline.labels import LabelSpec
-from pipeline.losses import LOSSES
 from pipeline.store.layout import Shard
 from pipeline.store.writer import free_bytes, human, missing_shards
+from pipeline.terms import served
 from stages.report import Report, counted, duration
 from stages.soft_labels import asked, disk_bytes, teacher_of
 from stages.sources import readers
@@ -42,13 +41,13 @@ def plan(experiment: Experiment) -> Report:
         "seconds": rows / speed,
         "free_bytes": free_bytes(experiment.cache.path),
         "stored_error": encodings.error(spec),
-        "losses": _losses_served(spec),
+        "losses": served(spec.encoding, spec.temperatures, standardised=spec.standardised),
     }
     return Report(facts, _plan_text(facts))
 
 
 def _plan_text(facts: Mapping[str, Any]) -> str:
-    losses = "\n".join(f"  {name:<14} {served}" for name, served in facts["losses"].items())
+    losses = "\n".join(f"  {name:<10} {words}" for name, words in facts["losses"].items())
     enough = "enough" if facts["free_bytes"] > facts["disk_bytes_missing"] else "NOT ENOUGH"
     shards = f"{counted(facts['shards'], 'shard')}, {facts['shards_missing']:,} still to make"
     return (
@@ -71,9 +70,3 @@ def _rows_a_second(labeller: Labeller, workers: int) -> float:
         [first], labeller, lambda *_: None, stopped=lambda: False, progress=lambda _: None, workers=workers
     )
     return first.rows / (perf_counter() - begun)
-
-
-def _losses_served(spec: LabelSpec) -> dict[str, str]:
-    served = encodings.temperatures(spec)
-    grid = "any temperature" if served is None else f"temperature {', '.join(f'{t:g}' for t in served)}"
-    return {name: grid if loss.uses_temperature else "always" for name, loss in LOSSES.items()}

@@ -9,7 +9,13 @@ from pipeline.job import content_of
 
 def open_source(source: AnySource) -> Dataset:
     """The dataset of a `[dataset]` or `[test]` table."""
-    return open_dataset(source.kind, source.arguments(), classes=source.classes, class_names=source.class_names)
+    return open_dataset(
+        source.kind,
+        source.arguments(),
+        classes=source.classes,
+        class_names=source.class_names,
+        without=source.without,
+    )
 
 
 def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:

@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline import encodings
 from pipeline.config import Experiment, Student, dump
 from pipeline.course import Lesson, Watch, classes, teach
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError
 from pipeline.job import check_made_for
-from pipeline.labels import SoftLabels
-from pipeline.losses import LOSSES, named
 from pipeline.models import build
+from pipeline.objective import objective
 from pipeline.ranks import Ranks, joined
 from pipeline.reader import Reader, few_labels, label_spec
 from pipeline.runs import Metrics, Run, finished
 from pipeline.store.mapped import LabelCache
+from pipeline.terms import refuse_unserved
 from stages.bars import bar
 from stages.comparison import compare
 from stages.report import Report
@@ -53,14 +52,13 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
 
     """
     chosen = _with_baselines(experiment, names)
-    losses = {name: named(f"students.{name}.loss", experiment.students[name].loss) for name in chosen}
     dataset = open_source(experiment.dataset)
-    needed = any(loss.needs_soft_labels for loss in losses.values())
+    needed = any(experiment.students[name].soft for name in chosen)
     cache = LabelCache.open(experiment.cache.path) if needed else None
     if cache is not None:
         check_made_for(cache.job, experiment, dataset)
         for name in chosen:
-            losses[name].check(encodings.temperatures(label_spec(cache)), experiment.students[name].temperature)
+            refuse_unserved(f"students.{name}.loss", experiment.students[name].terms, label_spec(cache))
     test = open_test(experiment, dataset)
     known = contents(experiment, dataset, test)
     with joined() as ranks:
@@ -116,14 +114,13 @@ def _teach(school: School, entries: list[tuple[Run, Lesson]], watch: Watch) -> l
 
 
 def _run(school: School, name: str, student: Student, seed: int) -> Run:
-    soft = LOSSES[student.loss].needs_soft_labels
     alone = student.model_copy(update={"seed": seed, "repeats": 1, "baseline": None})
     identity: dict[str, Any] = {
         **alone.model_dump(mode="json", exclude={"device", "repeats", "baseline"}),
         "mean": school.experiment.views.mean,
         "std": school.experiment.views.std,
         **school.contents,
-        "cache_id": school.cache.cache_id if soft and school.cache else None,
+        "cache_id": school.cache.cache_id if student.soft and school.cache else None,
     }
     folder = school.runs / name / f"seed-{seed}"
     config = dump(school.experiment.model_copy(update={"students": {name: alone}}))
@@ -136,7 +133,7 @@ def _run(school: School, name: str, student: Student, seed: int) -> Run:
 
 
 def _lesson(school: School, student: Student, seed: int) -> Lesson:
-    loss, dataset, visible = LOSSES[student.loss], school.dataset, None
+    dataset, visible = school.dataset, None
     if student.true_labels is not None:
         labels = np.full(len(dataset), -1) if dataset.labels is None else dataset.labels
         visible = few_labels(labels, student.true_labels, seed)
@@ -144,7 +141,5 @@ def _lesson(school: School, student: Student, seed: int) -> Lesson:
     def network() -> torch.nn.Module:
         return build(student.model, student.options, dataset.input_shape, dataset.classes or 0)
 
-    def told(logits_NC: torch.Tensor, labels_N: torch.Tensor, soft: SoftLabels | None) -> torch.Tensor:
-        return loss.function(logits_NC, labels_N, soft, student.temperature, student.alpha)
-
-    return Lesson(network, told, loss.needs_soft_labels, school.test, visible)
+    told = objective(student.terms, Reader(dataset, school.cache if student.soft else None))
+    return Lesson(network, told, student.soft, school.test, visible)

@@ -9,7 +9,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 fractions = st.floats(0, 1)
 counts = st.integers(1, 2**40)
-seeds = st.integers(0, 2**63 - 1)
+seeds = st.integers(0, 2**62 - 1)
 values = st.recursive(
     st.booleans() | st.integers(-(2**70), 2**70) | finite | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
@@ -19,6 +19,7 @@ options = st.dictionaries(texts, values, max_size=3)
 said = {"classes": st.integers(2, 2**31 - 1), "class_names": st.lists(texts, max_size=3), "version": texts}
 sources = st.one_of(
     st.fixed_dictionaries({"kind": st.just("digits")}, optional={"part": st.sampled_from(["train", "test"]), **said}),
+    st.fixed_dictionaries({"kind": st.just("digits"), "without": st.lists(st.integers(0, 2**40), max_size=3)}),
     st.fixed_dictionaries({"kind": st.just("idx"), "inputs": paths}, optional={"labels": paths, **said}),
     st.fixed_dictionaries({"kind": st.just("hdf5"), "path": paths, "inputs": texts}, optional={"ids": texts, **said}),
     st.fixed_dictionaries({"kind": st.just("npy"), "inputs": paths}, optional={"labels": paths, "ids": paths, **said}),
@@ -42,11 +43,19 @@ training = {
     "channels_last": st.booleans(),
     "device": devices,
 }
+weights = st.floats(-9, 9) | st.fixed_dictionaries({"start": st.floats(-9, 9), "end": st.floats(-9, 9)})
+terms = st.one_of(
+    st.fixed_dictionaries({"name": st.just("hard")}, optional={"weight": weights, "label_smoothing": st.just(0.1)}),
+    st.fixed_dictionaries(
+        {"name": st.sampled_from(["kd", "dkd"])}, optional={"weight": weights, "temperature": positive}
+    ),
+)
+losses = st.sampled_from(["hard", "kd", "dist"]) | st.lists(terms, min_size=1, max_size=3)
 students = st.fixed_dictionaries(
     {"model": texts},
     optional={
         "options": options,
-        "loss": texts,
+        "loss": losses,
         "temperature": positive,
         "alpha": fractions,
         "true_labels": counts,
@@ -79,8 +88,11 @@ experiments = st.fixed_dictionaries(
             {},
             optional={
                 "encoding": texts,
-                "dtype": st.sampled_from(["float16", "float32"]),
+                "dtype": st.sampled_from(["float16", "float32", "int8"]),
                 "k": counts,
+                "tail": counts,
+                "seed": seeds,
+                "standardised": st.booleans(),
                 "temperatures": st.lists(positive, max_size=4),
             },
         ),

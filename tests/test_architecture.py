@@ -69,7 +69,7 @@ def test_the_graph_of_imports_sees_what_python_sees() -> None:
     """The laws below stand on it: lazy imports, submodules named after `from`, and packages count."""
     assert "pipeline.encodings.topk" in IMPORTS["pipeline.encodings"]
     assert "stages.soft_labels" in IMPORTS["stages.__main__"]
-    assert "matplotlib.figure" in IMPORTS["pipeline.runs"]
+    assert "matplotlib.figure" in IMPORTS["pipeline.plots"]
     assert {"pipeline.teachers", "pipeline.store.group", "pipeline"} <= reached("stages.soft_labels")
     assert len(FILES) > 40
 

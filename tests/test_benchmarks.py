@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+MNIST = pytest.mark.skipif(not (ROOT / "data/mnist/ready").exists(), reason="MNIST is not there: make mnist")
 ALONE = ("gather", "stage_two", "encoding", "scale", "durability")
 
 
@@ -23,7 +24,10 @@ def quick(name: str, *words: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "words"), [*((name, ()) for name in ALONE), ("stage_one", ("--only", "resnet"))])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [*((name, ()) for name in ALONE), ("stage_one", ("--only", "resnet")), pytest.param("hinton", (), marks=MNIST)],
+)
 def test_a_quick_benchmark_prints_a_table_and_keeps_nothing(name: str, words: tuple[str, ...]) -> None:
     """Law: a try never replaces a measured figure."""
     before = kept()
@@ -40,3 +44,14 @@ def test_without_the_peers_environment_their_benchmark_says_how_to_make_it() -> 
     assert "make bench-setup" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("load", ["classifier", "language"])
+def test_rows_that_were_not_made_name_the_command_that_makes_them(load: str, tmp_path: Path) -> None:
+    """Law: one sentence, no traceback; nothing is made, let alone downloaded, by asking for them."""
+    script = f"from benchmarks import rows; rows.FOLDER = rows.Path({str(tmp_path)!r}); rows.{load}()"
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "make bench-rows" in done.stderr
+    assert not list(tmp_path.iterdir())

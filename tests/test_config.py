@@ -79,7 +79,7 @@ baseline = "alone"
 
 [students.alone]
 model = "mlp"
-loss = "cross_entropy"
+loss = "hard"
 """
 SHORT = """
 dataset.kind = "digits"
@@ -174,7 +174,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, sai
         ("labels.k=2.0", "labels.k: found 2.0 (float), expected a valid integer."),
         ("labels.k=0", "labels.k: found 0 (int), expected greater than 0."),
         ('labels.k="2"', "labels.k: found '2' (str), expected a valid integer."),
-        ("labels.dtype=int8", "labels.dtype: found 'int8' (str), expected 'float16' or 'float32'."),
+        ("labels.dtype=int4", "labels.dtype: found 'int4' (str), expected 'float16', 'float32' or 'int8'."),
         ("labels.temperatures=3", "labels.temperatures: found 3 (int), expected a list."),
         ("labels.temperatures=[1, 'x']", "labels.temperatures.1: found 'x' (str), expected a valid number."),
         ("labels.temperatures=[0]", "labels.temperatures.0: found 0 (int), expected greater than 0."),
@@ -191,6 +191,13 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, sai
         ("teacher.channels_last=1", "teacher.channels_last: found 1 (int), expected a valid boolean."),
         ("dataset.classes=1", "dataset.classes: found 1 (int), expected greater than or equal to 2."),
         ("dataset.classes=2147483648", "dataset.classes: found 2147483648 (int), expected less than 2147483648."),
+        ("dataset.without=3", "dataset.without: found 3 (int), expected a list."),
+        ("test.without=[true]", "test.without.0: found True (bool), expected a valid integer."),
+        ("test.without=[-1]", "test.without.0: found -1 (int), expected greater than or equal to 0."),
+        (
+            "dataset.without=[2]",
+            "dataset: version stands for all samples, and without leaves some out: drop version, and they are hashed.",
+        ),
         ("cache.path=3", "cache.path: found 3 (int), expected a path, in quotes."),
         ("dataset.class_names=ab", "dataset.class_names: found 'ab' (str), expected a list."),
         (
@@ -295,6 +302,7 @@ def test_no_file_whatsoever_raises_anything_else(tmp_path: Path, content: bytes)
         ("views.mean=-1e3", ("views", "mean"), -1000.0),
         ("teacher.options={a = {b = [true]}}", ("teacher", "options"), {"a": {"b": [True]}}),
         ("teacher.options.width=8", ("teacher", "options"), {"width": 8, "blocks": [1, 1, 1]}),
+        ("test.without=[2, 0]", ("test", "without"), (2, 0)),
         ("dataset.version=a=b", ("dataset", "version"), "a=b"),
         ("dataset.version=", ("dataset", "version"), ""),
     ],

@@ -11,6 +11,7 @@ from pipeline.datasets.factory import from_factory
 from pipeline.datasets.hdf5 import from_hdf5
 from pipeline.datasets.idx import from_idx
 from pipeline.datasets.npy import from_npy
+from pipeline.datasets.subset import leave_out
 from pipeline.datasets.zarr_pair import from_zarr
 from pipeline.errors import ConfigError
 
@@ -31,17 +32,22 @@ def open_dataset(
     *,
     classes: int | None = None,
     class_names: tuple[str, ...] | None = None,
+    without: tuple[int, ...] = (),
 ) -> Dataset:
     """Open the dataset of a kind, or of the user's `package.module:callable`, and check that it holds together.
 
+    Samples of the classes in `without` are left out; the others keep their ids and their labels.
+
     Raises:
         ConfigError: there is no such kind.
-        DatasetError: it cannot be read, or is not what it says it is (see `checked`).
+        DatasetError: it cannot be read, or is not what it says it is (see `checked`), or these classes cannot be left
+            out.
 
     """
     name = f"{kind}({', '.join(f'{key}={value}' for key, value in arguments.items() if value is not None)})"
     source = from_factory(kind, arguments) if ":" in kind else _opener(kind)(**arguments)
-    return checked(source, name, classes, class_names)
+    dataset = checked(source, name, classes, class_names)
+    return leave_out(dataset, without) if without else dataset
 
 
 def _opener(kind: str) -> Callable[..., Dataset]:

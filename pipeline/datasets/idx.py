@@ -118,4 +118,6 @@ def _missing(path: str | Path) -> str:
         return (
             f"{text} Debian's package dataset-fashion-mnist installs Fashion-MNIST: apt install dataset-fashion-mnist."
         )
+    if "data/mnist/" in str(path):
+        return f"{text} `make mnist` fetches MNIST."
     return f"{text} Correct the path, or fetch the file first."

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.encodings import dense, topk
+from pipeline.encodings import dense, head_sampled, multinomial, sampled, topk
 from pipeline.encodings.refusals import samples
 from pipeline.errors import ConfigError, DatasetError, TeacherError
 from pipeline.labels import ArraySpec, LabelSpec, SoftLabels
@@ -33,10 +33,14 @@ class Encoding(Protocol):
     def arrays(self, spec: LabelSpec) -> tuple[ArraySpec, ...]:
         """The arrays of a row."""
 
-    def encode(self, spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor) -> dict[str, Tensor]:
+    def encode(
+        self, spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[np.int64]
+    ) -> dict[str, Tensor]:
         """Logits of any floating dtype to one tensor for each array; waits for nothing on the device.
 
-        A row that cannot be stored must hold a number that is not finite, in another array than `target`.
+        What is drawn is drawn by the spec's seed and the sample's id: the same in any batch, and again. A row that
+        cannot be stored must hold a number that is not finite, in another array than `target`; if there are none but
+        integers, its `counts` must be 0.
         """
 
     def refuse(self, spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> NoReturn:
@@ -55,7 +59,9 @@ class Encoding(Protocol):
         """The same in numbers: how far log p at a temperature may be off for a stored class of each row, [N]."""
 
 
-ENCODINGS: Mapping[str, Encoding] = MappingProxyType({"dense": dense, "topk": topk})
+ENCODINGS: Mapping[str, Encoding] = MappingProxyType(
+    {"dense": dense, "topk": topk, "sampled": sampled, "multinomial": multinomial, "head+sampled": head_sampled}
+)
 
 
 def check(spec: LabelSpec) -> None:
@@ -65,6 +71,16 @@ def check(spec: LabelSpec) -> None:
         hint = f"Did you mean {near[0]!r}? " if near else ""
         known = ", ".join(ENCODINGS)
         raise ConfigError(f"There is no encoding {spec.encoding!r}. {hint}Set labels.encoding to one of: {known}.")
+    if spec.positions is not None and spec.encoding != "sampled":
+        raise ConfigError(
+            f'The encoding "{spec.encoding}" keeps one row of logits a record, and {spec.positions} positions were '
+            'asked for. Set labels.encoding = "sampled".'
+        )
+    if spec.tail is not None and spec.encoding != "head+sampled":
+        raise ConfigError(
+            f'The encoding "{spec.encoding}" samples no tail, but labels.tail = {spec.tail} was set. Leave labels.tail '
+            'out, or set labels.encoding = "head+sampled".'
+        )
     ENCODINGS[spec.encoding].check(spec)
 
 
@@ -100,22 +116,25 @@ def launch(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[
 
     """
     refuse_other_classes(spec, logits_NC, ids_N)
-    return ENCODINGS[spec.encoding].encode(spec, logits_NC.detach(), labels_N.to(logits_NC.device))
+    return ENCODINGS[spec.encoding].encode(spec, logits_NC.detach(), labels_N.to(logits_NC.device), ids_N)
 
 
 def refuse_other_classes(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:
-    """Raise TeacherError unless the logits are [N, C]."""
-    if logits_NC.ndim != 2 or logits_NC.shape[1] != spec.classes:  # noqa: PLR2004 - [N, C]
+    """Raise TeacherError unless the logits are [N, C], or [N, L, C] of records of L positions."""
+    row_shape = (spec.classes,) if spec.positions is None else (spec.positions, spec.classes)
+    if logits_NC.shape[1:] != row_shape:
         raise TeacherError(
             f"The teacher gives logits of shape {list(logits_NC.shape)}, but the dataset has {spec.classes} classes: "
-            f"[{len(ids_N)}, {spec.classes}] was expected. Use a teacher with {spec.classes} outputs, or mend the "
+            f"{[len(ids_N), *row_shape]} was expected. Use a teacher with {spec.classes} outputs, or mend the "
             "number of classes of the dataset."
         )
 
 
 def storable(record: Mapping[str, Tensor]) -> Tensor:
     """Whether every row of a record can be stored: one boolean on its device. If not, `refuse` says why."""
-    floats = (array for name, array in record.items() if array.is_floating_point() and name != "target")
+    floats = [array for name, array in record.items() if array.is_floating_point() and name != "target"]
+    if not floats:
+        return record["counts"].to(torch.int64).any(dim=1).all()
     return torch.stack([array.isfinite().all() for array in floats]).all()
 
 
@@ -123,7 +142,8 @@ def refuse(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> NoRe
     """Raise TeacherError about a batch whose record is not `storable`, naming samples and what to do."""
     wide_NC = logits_NC.detach().to(torch.float32)
     refuse_non_finite(wide_NC, ids_N)
-    if storable(ENCODINGS[spec.encoding].encode(spec, wide_NC, torch.zeros(len(ids_N), device=wide_NC.device))):
+    unlabelled_N = torch.full((len(ids_N),), -1, device=wide_NC.device)
+    if storable(ENCODINGS[spec.encoding].encode(spec, wide_NC, unlabelled_N, ids_N)):
         raise TeacherError(
             f"The teacher's logits of {len(ids_N)} samples (the first with id {ids_N[0]}) could not be stored, and "
             "changed since: its network answers in the same memory each time. Have it return a new tensor (`.clone()`)."

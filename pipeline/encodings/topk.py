@@ -1,17 +1,17 @@
 """The K largest logits of a row, and the sums that make their probabilities exact at every temperature of a grid.
 
-Stored besides are the mean and the standard deviation of all logits and the true class's logit. What is lost is how the
-mass outside the kept classes is spread; how much it is, is known.
+Stored besides are the mean and the standard deviation of all logits, the true class's logit and, if asked for, the same
+sums of standardised logits. What is lost is how the mass outside the kept classes is spread; how much it is, is known.
 
 Logits are counted from the row's largest: floating point errs in proportion to the number it holds, which is then the
 gap to the best class. So a kept class with log p = -3 is not wrong by more because all logits of its row are near 1000.
 
-Rows are encoded a block at a time, so the memory needed besides the logits is a few blocks, however large the batch.
 Nothing waits on the device. A row that does not fit the stored dtypes, or that holds a NaN or an infinity, shows in its
 own record: its last kept logit, its largest, mean or deviation is then not finite.
 
 Not for few classes (with K near C, `dense` is as small and serves any temperature), and not for losses that need whole
-rows.
+rows. Not in int8 where the mass of the others must be exact: it is 1 less the kept probabilities, and all of these but
+the first err by 1/508 of the largest kept gap over T, of themselves.
 
 Shape legend
     N  rows (samples)
@@ -23,6 +23,7 @@ Shape legend
 import itertools
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import NoReturn
 
 import numpy as np
@@ -30,13 +31,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.encodings.blocks import in_blocks
+from pipeline.encodings.ids import ids_array, packed, unpacked
 from pipeline.encodings.refusals import samples
+from pipeline.encodings.rounding import gap_arrays, gap_bound, gap_error, read_gaps, stored_gaps
 from pipeline.errors import ConfigError, TeacherError
-from pipeline.labels import ArraySpec, LabelSpec, SparseLabels
+from pipeline.labels import STD_EPSILON, ArraySpec, LabelSpec, SparseLabels
 
 FLOAT32 = torch.finfo(torch.float32)
-CACHED, RESIDENT = 2**21, 2**26
-"""Logits of a block: on a CPU what its caches hold; elsewhere enough that a kernel takes longer than its launch."""
 SPAN = 64  # neighbouring classes whose largest logit stands for them all
 
 
@@ -58,21 +60,23 @@ def check(spec: LabelSpec) -> None:
 
 def arrays(spec: LabelSpec) -> tuple[ArraySpec, ...]:
     """The kept classes, the log of the sum of exponentials at each temperature, and four numbers a row."""
-    k, ids_dtype = _k(spec), _ids_dtype(spec.classes)
+    sums = ("logsumexp", "standard_logsumexp") if spec.standardised else ("logsumexp",)
     return (
-        ArraySpec("ids", ids_dtype, (k,), int(np.iinfo(ids_dtype).max)),
-        ArraySpec("values", spec.dtype, (k,), math.nan),
-        ArraySpec("logsumexp", "float32", (len(spec.temperatures),), math.nan),
+        ids_array("ids", spec.classes, _k(spec)),
+        *gap_arrays(spec.dtype, _k(spec)),
+        *(ArraySpec(name, "float32", (len(spec.temperatures),), math.nan) for name in sums),
         *(ArraySpec(name, "float32", (), math.nan) for name in ("max", "mean", "std", "target")),
     )
 
 
-def encode(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor) -> dict[str, Tensor]:
+def encode(
+    spec: LabelSpec,
+    logits_NC: Tensor,
+    labels_N: Tensor,
+    ids_N: NDArray[np.int64],  # noqa: ARG001 - the signature of every encoding
+) -> dict[str, Tensor]:
     """Keep the K largest, and what makes their probabilities exact."""
-    rows = max(1, (CACHED if logits_NC.device.type == "cpu" else RESIDENT) // spec.classes)
-    blocks = zip(torch.split(logits_NC, rows), torch.split(labels_N, rows), strict=True)
-    parts = [_encoded(spec, block.to(torch.float32), labels) for block, labels in blocks]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return in_blocks(partial(_encoded, spec), logits_NC, labels_N)
 
 
 def refuse(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> NoReturn:
@@ -86,13 +90,14 @@ def decode(spec: LabelSpec, record: Mapping[str, Tensor]) -> SparseLabels:
     return SparseLabels(
         classes=spec.classes,
         temperatures=spec.temperatures,
-        ids_NK=record["ids"].to(torch.int64),
-        logits_NK=record["values"].to(torch.float32),
+        ids_NK=unpacked(record["ids"], spec.classes),
+        logits_NK=read_gaps(record, spec.dtype),
         logsumexp_NG=record["logsumexp"],
         max_N=record["max"],
         mean_N=record["mean"],
         std_N=record["std"],
         target_N=record["target"],
+        standard_logsumexp_NG=record.get("standard_logsumexp"),
     )
 
 
@@ -102,20 +107,19 @@ def temperatures(spec: LabelSpec) -> tuple[float, ...]:
 
 
 def error(spec: LabelSpec) -> str:
-    """Rounding of each gap to the stored dtype (IEEE 754: half a unit in the last place)."""
-    bound = "2^-23 gap / T" if spec.dtype == "float32" else "2^-11 gap / T (2^-25 / T where gap < 2^-14)"
+    """Rounding of each gap to the stored dtype, and that of the sums."""
+    standardised = " (of standardised logits, with (std + 1e-7) T for T)" if spec.standardised else ""
     return (
-        f"of kept classes |log p error| <= {bound}, where gap = max z - z, besides 1e-6 of float32 sums; the mass of "
-        "the others errs by no more than all kept probabilities together, and how it is spread is not kept"
+        f"of kept classes |log p error| <= {gap_error(spec.dtype)}, where gap = max z - z, besides 1e-6 of float32 "
+        f"sums{standardised}; the mass of the others errs by no more than all kept probabilities together, and how it "
+        "is spread is not kept"
     )
 
 
 def bound(spec: LabelSpec, logits_NC: Tensor, temperature: float) -> Tensor:
     """What `error` says of the last kept class, which has the largest gap, for each row, [N]."""
     kept_NK = logits_NC.gather(1, largest(logits_NC, _k(spec)))
-    gap_N = kept_NK[:, 0] - kept_NK[:, -1]
-    rounding_N = 2**-23 * gap_N if spec.dtype == "float32" else (2**-11 * gap_N).clamp(min=2**-25)
-    return rounding_N / temperature + 1e-6
+    return gap_bound(kept_NK[:, 0] - kept_NK[:, -1], spec.dtype) / temperature + 1e-6
 
 
 def largest(logits_NC: Tensor, k: int) -> Tensor:
@@ -155,24 +159,30 @@ def _encoded(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor) -> dict[str, 
     first_N1 = classes_NK[:, :1]
     max_N1 = logits_NC.gather(1, first_N1)
     counted_NC = logits_NC - max_N1
-    values_NK = counted_NC.gather(1, classes_NK).to(getattr(torch, spec.dtype))
+    values = stored_gaps(counted_NC.gather(1, classes_NK), spec.dtype)
     target_N = counted_NC.gather(1, labels_N.to(torch.int64).clamp(min=0)[:, None])[:, 0]
     mean_N1, std_N, work_NC = _spread(counted_NC)
-    # log1p of the others, not the log of a sum with 1 in it: so 1 - p keeps its digits when the teacher is all but
-    # certain.
-    counted_NC.scatter_(1, first_N1, -math.inf)
-    sums = [
-        torch.div(counted_NC, temperature, out=work_NC).exp_().sum(dim=1).log1p_() for temperature in spec.temperatures
-    ]
+    others_NC = counted_NC.scatter_(1, first_N1, -math.inf)
+    sums = {"logsumexp": _logsumexp(spec, others_NC, work_NC)}
+    if spec.standardised:
+        sums["standard_logsumexp"] = _logsumexp(spec, others_NC.div_(std_N[:, None] + STD_EPSILON), work_NC)
     return {
-        "ids": classes_NK.to(getattr(torch, _ids_dtype(spec.classes))),
-        "values": values_NK,
-        "logsumexp": torch.stack(sums, dim=1),
+        "ids": packed(classes_NK, spec.classes),
+        **values,
+        **sums,
         "max": max_N1[:, 0],
         "mean": mean_N1[:, 0],
         "std": std_N,
         "target": target_N.masked_fill(labels_N < 0, math.nan),
     }
+
+
+def _logsumexp(spec: LabelSpec, others_NC: Tensor, work_NC: Tensor) -> Tensor:
+    """log(1 + the sum of exp(z / T)) at each temperature, [N, G], of all logits but the largest, which is 0.
+
+    By log1p, not the log of a sum with 1 in it: so 1 - p keeps its digits when the teacher is all but certain.
+    """
+    return torch.stack([torch.div(others_NC, t, out=work_NC).exp_().sum(dim=1).log1p_() for t in spec.temperatures], 1)
 
 
 def _spread(counted_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,21 +204,17 @@ def _k(spec: LabelSpec) -> int:
     return spec.k
 
 
-def _ids_dtype(classes: int) -> str:
-    """The narrowest whose largest number is no class id, so that it can be the fill value."""
-    return next(name for name in ("uint8", "uint16", "uint32") if classes <= np.iinfo(name).max)
-
-
 def _refuse_gaps(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:
     kept_NK = logits_NC.gather(1, largest(logits_NC, _k(spec)))
     exact_NK = kept_NK - kept_NK[:, :1]
-    dtype = getattr(torch, spec.dtype)
+    kept_in = "float32" if spec.dtype == "int8" else spec.dtype  # of codes, the step
+    dtype = getattr(torch, kept_in)
     beyond_N = exact_NK[:, -1].to(dtype).isinf()
     if beyond_N.any():
-        wider = "" if spec.dtype == "float32" else 'labels.dtype = "float32", or '
+        wider = 'labels.dtype = "float32", or ' if kept_in == "float16" else ""
         raise TeacherError(
             f"The teacher's kept logits lie as far as {-exact_NK.min().item():.6g} below the largest of their row, "
-            f"beyond {spec.dtype}'s largest number {torch.finfo(dtype).max:.6g}, for {samples(beyond_N, ids_N)}; "
+            f"beyond {kept_in}'s largest number {torch.finfo(dtype).max:.6g}, for {samples(beyond_N, ids_N)}; "
             f"stored, they would be infinite. Set {wider}a smaller labels.k."
         )
 

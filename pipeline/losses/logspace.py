@@ -39,3 +39,13 @@ def log1mexp(x: Tensor, limit: float | None = None) -> Tensor:
 def complement(log_p_NK: Tensor) -> Tensor:
     """The log of the probability outside the given ones, [N]."""
     return log1mexp(torch.logsumexp(log_p_NK, dim=-1))
+
+
+def weighted_sum(weights_NK: Tensor, values_NK: Tensor) -> Tensor:
+    """Sum of w v a row, [N], where a class of no weight adds 0 to the value and the gradient, be v infinite or NaN."""
+    return (weights_NK * torch.where(weights_NK > 0, values_NK, 0.0)).sum(dim=1)
+
+
+def relative_entropy(log_p_NK: Tensor, log_q_NK: Tensor) -> Tensor:
+    """KL(p || q) = sum p (log p - log q) in nats a row, [N], with 0 log 0 = 0."""
+    return weighted_sum(log_p_NK.exp(), log_p_NK - log_q_NK)

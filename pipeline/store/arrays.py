@@ -30,7 +30,7 @@ class _Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = Field(max_length=64)
-    dtype: Literal["float16", "float32", "uint8", "uint16", "uint32", "int32", "int64"]
+    dtype: Literal["float16", "float32", "int8", "uint8", "uint16", "uint32", "int32", "int64"]
     row_shape: tuple[Annotated[int, Field(gt=0, le=MOST_ROW_ITEMS)], ...] = Field(strict=False)
     fill: int | float | Literal["NaN"]
 

@@ -142,6 +142,20 @@ def _own(_: Path, __: Callable[..., Path]) -> Case:
     return Case(lambda: open_dataset(f"{__name__}:OwnDataset", {}), IMAGES.transpose(0, 2, 1), IDS, None, None)
 
 
+def _without_a_class(folder: Path, _: Callable[..., Path]) -> Case:
+    """Every other sample is of a fifth class, which is left out."""
+    pairs = {
+        "x": np.stack([FLOATS + 1, FLOATS], axis=1),
+        "y": np.stack([np.full(N, 4), LABELS], axis=1),
+        "name": np.stack([IDS + 1000, IDS], axis=1),
+    }
+    with h5py.File(folder / "data.h5", "w") as file:
+        for key, values in pairs.items():
+            file[key] = values.reshape(2 * N, *values.shape[2:])
+    arguments = {"path": folder / "data.h5", "inputs": "x", "labels": "y", "ids": "name"}
+    return Case(lambda: open_dataset("hdf5", arguments, without=(4,)), FLOATS, IDS, LABELS, 5)
+
+
 CASES = [
     _digits,
     _idx,
@@ -155,6 +169,7 @@ CASES = [
     _zarr_unlabelled,
     _map_style,
     _own,
+    _without_a_class,
 ]
 
 

@@ -134,6 +134,14 @@ def test_a_missing_fashion_mnist_names_the_package_that_provides_it() -> None:
         open_dataset("idx", {"inputs": "/no/such/fashion-mnist/train-images-idx3-ubyte.gz"})
 
 
+def test_a_missing_mnist_names_the_target_that_fetches_it() -> None:
+    """Who lacks MNIST is told how to get it."""
+    with pytest.raises(
+        DatasetError, match=r"^data/mnist/none: there is no such file; .* `make mnist` fetches MNIST\.$"
+    ):
+        open_dataset("idx", {"inputs": Path("data/mnist/none")})
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     """What the system refuses to open is an error in one line."""
     with pytest.raises(DatasetError, match=r"this file cannot be read: .*directory"):

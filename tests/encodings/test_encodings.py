@@ -19,6 +19,13 @@ SPECS = [
     LabelSpec("dense", classes=7, dtype="float16"),
     LabelSpec("topk", classes=7, dtype="float32", k=3, temperatures=(1.0, 4.0)),
     LabelSpec("topk", classes=7, dtype="float16", k=7, temperatures=(0.5,)),
+    LabelSpec("dense", classes=7, dtype="int8"),
+    LabelSpec("topk", classes=7, dtype="int8", k=3, temperatures=(1.0, 4.0)),
+    LabelSpec("topk", classes=7, dtype="float16", k=3, temperatures=(1.0, 4.0), standardised=True),
+    LabelSpec("sampled", classes=7, dtype="float16", k=3, temperatures=(2.0,)),
+    LabelSpec("sampled", classes=7, dtype="float32", k=1, temperatures=(1.0,)),
+    LabelSpec("multinomial", classes=7, dtype="float16", k=5, temperatures=(1.0,)),
+    LabelSpec("head+sampled", classes=7, dtype="float16", k=2, temperatures=(1.0, 4.0), tail=2),
 ]
 LABELS = torch.tensor([0, 6, -1, 2])
 IDS = np.array([100, 101, 102, 103])
@@ -48,8 +55,8 @@ def test_no_row_is_all_fill_values(spec: LabelSpec) -> None:
     record = encodings.encode(spec, logits(), LABELS, IDS)
     for array in encodings.arrays(spec):
         stored = record[array.name].to(torch.float64)
-        held = stored.isnan() if np.isnan(array.fill) else stored == array.fill
-        assert held.nonzero().tolist() == ([[2]] if array.name == "target" else [])
+        held = (stored.isnan() if np.isnan(array.fill) else stored == array.fill).reshape(len(IDS), -1)
+        assert held.all(dim=1).nonzero().tolist() == ([[2]] if array.name == "target" else [])
 
 
 @pytest.mark.parametrize("spec", SPECS)

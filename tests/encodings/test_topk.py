@@ -16,13 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline import encodings
-from pipeline.encodings import topk
+from pipeline.encodings import blocks, topk
 from pipeline.encodings.topk import largest
 from pipeline.errors import ConfigError, TeacherError
 from pipeline.labels import DType, LabelSpec, SparseLabels
 from pipeline.losses.logspace import complement
 
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
+DTYPES: tuple[DType, ...] = ("float16", "float32", "int8")
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)
 ELEMENTS = {
     "ordinary": st.floats(-60, 60, width=32),
@@ -63,16 +64,27 @@ def kept_log_p(labels: SparseLabels, place: int) -> np.ndarray:
 
 
 @settings(deadline=None)
-@given(ANY, st.integers(1, 12), st.sampled_from(["float16", "float32"]))
+@given(ANY, st.integers(1, 12), st.sampled_from(DTYPES))
 def test_log_probabilities_err_by_no_more_than_the_stated_bound(logits: np.ndarray, k: int, dtype: DType) -> None:
-    """|log p error| <= (2^-11 gap + 2^-25) / T in float16, 2^-23 gap / T in float32, besides float32 sums."""
-    labels = stored(logits, spec_for(logits, k, dtype))
+    """|log p error| <= (2^-11 gap + 2^-25) / T in float16, 2^-23 gap / T in float32, besides float32 sums.
+
+    In int8 it is (1 / 508 + 2^-22) of the largest kept gap. What `bound` says of a row is the most of its classes.
+    """
+    spec = spec_for(logits, k, dtype)
+    labels = stored(logits, spec)
     ids = labels.ids_NK.numpy()
     gap = logits.max(axis=1, keepdims=True) - np.take_along_axis(logits.astype(np.float64), ids, axis=1)
-    rounding = np.maximum(2.0**-11 * gap, 2.0**-25) if dtype == "float16" else 2.0**-23 * gap
+    rounding = {
+        "float16": np.maximum(2.0**-11 * gap, 2.0**-25),
+        "float32": 2.0**-23 * gap,
+        "int8": (1 / 508 + 2.0**-22) * gap.max(axis=1, keepdims=True),
+    }[dtype]
     for place, temperature in enumerate(TEMPERATURES):
         truth = np.take_along_axis(true_log_p(logits, temperature), ids, axis=1)
-        assert (np.abs(kept_log_p(labels, place) - truth) <= rounding * (1 + 2**-10) / temperature + 1e-6).all()
+        errors = np.abs(kept_log_p(labels, place) - truth)
+        assert (errors <= rounding * (1 + 2**-10) / temperature + 1e-6).all()
+        most = encodings.bound(spec, torch.from_numpy(logits), temperature).numpy()
+        assert (errors.max(axis=1) <= most * (1 + 2**-10)).all()
 
 
 @settings(deadline=None)
@@ -110,6 +122,56 @@ def test_the_complement_is_the_mass_of_the_classes_not_kept(logits: np.ndarray, 
 
 
 @settings(deadline=None)
+@given(ORDINARY, st.integers(1, 11))
+def test_the_mass_of_the_others_errs_in_int8_by_what_the_kept_ones_do(logits: np.ndarray, k: int) -> None:
+    """By (exp(bound) - 1) of the kept mass without the first, which is exact; all sum to one, but for that."""
+    spec = spec_for(logits, k, "int8")
+    labels = stored(logits, spec)
+    for place, temperature in enumerate(TEMPERATURES):
+        others = np.exp(true_log_p(logits, temperature))
+        kept = np.take_along_axis(others, labels.ids_NK.numpy(), axis=1)[:, 1:].sum(axis=1)
+        np.put_along_axis(others, labels.ids_NK.numpy(), 0, axis=1)
+        tail = complement(torch.from_numpy(kept_log_p(labels, place)).float()).exp().numpy()
+        most = kept * np.expm1(encodings.bound(spec, torch.from_numpy(logits), temperature).numpy()) + 2e-6
+        assert (np.abs(tail - others.sum(axis=1)) <= most).all()
+        assert (np.abs(tail + np.exp(kept_log_p(labels, place)).sum(axis=1) - 1) <= most).all()
+
+
+@settings(deadline=None)
+@given(ANY)
+def test_standardised_sums_are_those_of_all_logits(logits: np.ndarray) -> None:
+    """The log of the sum of exp((z - max) / ((std + 1e-7) T)), for the std that is stored."""
+    labels = stored(logits, replace(spec_for(logits, 1), standardised=True))
+    assert labels.standard_logsumexp_NG is not None
+    counted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    standard = counted / (labels.std_N.double()[:, None].numpy() + 1e-7)
+    truth = np.log(np.exp(standard[:, :, None] / TEMPERATURES).sum(axis=1))
+    np.testing.assert_allclose(labels.standard_logsumexp_NG.numpy(), truth, rtol=0, atol=2e-6)
+
+
+def test_standardised_sums_of_a_constant_row_are_those_of_the_uniform() -> None:
+    """It has no deviation to be divided by."""
+    logits = np.full((1, 10), 17.3, np.float32)
+    labels = stored(logits, replace(spec_for(logits, 2), standardised=True))
+    torch.testing.assert_close(labels.standard_logsumexp_NG, torch.full((1, len(TEMPERATURES)), np.log(10)).float())
+
+
+@settings(deadline=None)
+@given(ANY, st.integers(1, 12), st.sampled_from(DTYPES))
+def test_standardised_sums_are_one_array_more_and_change_no_other(logits: np.ndarray, k: int, dtype: DType) -> None:
+    """Law: and without them the field says so."""
+    spec = spec_for(logits, k, dtype)
+    without, asked = stored(logits, spec), stored(logits, replace(spec, standardised=True))
+    names = [array.name for array in encodings.arrays(replace(spec, standardised=True))]
+    names.remove("standard_logsumexp")
+    assert [array.name for array in encodings.arrays(spec)] == names
+    assert without.standard_logsumexp_NG is None
+    for name, tensor in vars(without).items():
+        if isinstance(tensor, Tensor):
+            torch.testing.assert_close(getattr(asked, name), tensor, rtol=0, atol=0, equal_nan=True)
+
+
+@settings(deadline=None)
 @given(ANY, st.integers(1, 12))
 def test_kept_classes_come_by_falling_logit_then_rising_id(logits: np.ndarray, k: int) -> None:
     """Ties too, and those at the cut: equal logits are kept from the lowest id."""
@@ -134,13 +196,14 @@ def test_the_order_is_the_same_in_rows_of_any_length(seed: int, classes: int, k:
 @given(ANY, st.integers(1, 12), st.integers(1, 40))
 def test_a_row_is_encoded_the_same_in_a_block_of_any_size(logits: np.ndarray, k: int, block: int) -> None:
     """Law: blocks bound the memory and change nothing, but for the order in which a kernel sums."""
-    spec, whole = spec_for(logits, k), stored(logits, spec_for(logits, k))
+    spec = replace(spec_for(logits, k), standardised=True)
+    whole = stored(logits, spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(topk, "CACHED", block)
+        patch.setattr(blocks, "CACHED", block)
         parts = stored(logits, spec)
     assert parts.ids_NK.equal(whole.ids_NK)
     assert parts.logits_NK.equal(whole.logits_NK)
-    for name in ("logsumexp_NG", "max_N", "mean_N", "std_N", "target_N"):
+    for name in ("logsumexp_NG", "standard_logsumexp_NG", "max_N", "mean_N", "std_N", "target_N"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-6, atol=1e-6, equal_nan=True)
 
 
@@ -165,11 +228,11 @@ class Widest(TorchDispatchMode):
 @pytest.mark.parametrize(("classes", "k"), [(5000, 4), (100, 4)])
 def test_no_step_works_on_more_than_a_block(classes: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """So memory besides the logits and the record does not grow with the batch."""
-    monkeypatch.setattr(topk, "CACHED", 4 * classes)
-    spec = LabelSpec("topk", classes, "float16", k=k, temperatures=(1.0, 2.0))
+    monkeypatch.setattr(blocks, "CACHED", 4 * classes)
+    spec = LabelSpec("topk", classes, "int8", k=k, temperatures=(1.0, 2.0), standardised=True)
     logits, unlabelled = torch.zeros(80, classes, dtype=torch.bfloat16), torch.full((80,), -1)
     with Widest() as widest:
-        topk.encode(spec, logits, unlabelled)
+        topk.encode(spec, logits, unlabelled, np.arange(80))
     assert widest.numbers == 4 * classes
 
 
@@ -206,7 +269,7 @@ def test_statistics_are_those_of_all_logits(logits: np.ndarray, data: st.DataObj
 
 
 @settings(deadline=None)
-@given(ANY, st.integers(1, 12), st.sampled_from(["float16", "float32"]))
+@given(ANY, st.integers(1, 12), st.sampled_from(DTYPES))
 def test_labels_keep_the_promises_of_their_type(logits: np.ndarray, k: int, dtype: DType) -> None:
     """The first logit is exactly 0, the others fall, every logsumexp is at least 0."""
     labels = stored(logits, spec_for(logits, k, dtype))
@@ -235,25 +298,6 @@ def test_counting_from_the_largest_keeps_float16_precise_for_logits_far_from_zer
     np.testing.assert_allclose(kept_log_p(labels, 1), true_log_p(logits, 1.0), rtol=0, atol=2**-11 * 0.1 + 1e-6)
 
 
-@pytest.mark.parametrize(
-    ("classes", "dtype", "fill"),
-    [
-        (2, "uint8", 255),
-        (255, "uint8", 255),
-        (256, "uint16", 65535),
-        (65535, "uint16", 65535),
-        (65536, "uint32", 4294967295),
-    ],
-)
-def test_ids_take_the_narrowest_integer_that_leaves_a_number_free(classes: int, dtype: str, fill: int) -> None:
-    """The dtype's largest number is the fill value, so it can be no class: 256 classes need two bytes."""
-    ids = encodings.arrays(LabelSpec("topk", classes, "float16", k=1, temperatures=(1.0,)))[0]
-    assert (ids.name, ids.dtype, ids.row_shape, ids.fill) == ("ids", dtype, (1,), fill)
-    last = np.zeros((1, classes), np.float32)
-    last[0, -1] = 1
-    assert stored(last, spec_for(last, 1)).ids_NK.tolist() == [[classes - 1]]
-
-
 def test_only_the_grid_can_be_served() -> None:
     """Between its temperatures the tail mass is not known."""
     assert encodings.temperatures(spec_for(np.zeros((1, 3)), 2)) == TEMPERATURES
@@ -268,13 +312,33 @@ def test_a_gap_beyond_float16_is_refused_and_float32_named() -> None:
     assert stored(logits[:1], spec_for(logits, 2, "float16")).logits_NK.tolist() == [[0, -1]]
 
 
-def test_a_spread_beyond_float32_is_refused() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_spread_beyond_float32_is_refused(dtype: DType) -> None:
     """Classes ruled out by the least float32 leave no finite mean and deviation."""
     logits = np.array([[0, 1, 2], [0, -3e38, 3e38]], np.float32)
     with pytest.raises(
         TeacherError, match=r"reach from -3e\+38 to 3e\+38, too far .* \(ids 1\)\. Rule classes out with"
     ):
-        stored(logits, spec_for(logits, 1))
+        stored(logits, spec_for(logits, 1, dtype))
+
+
+def test_a_gap_beyond_float32_is_refused_in_int8() -> None:
+    """It has no step; a wider dtype would not help."""
+    logits = np.array([[3e38, -3e38]], np.float32)
+    with pytest.raises(TeacherError, match=r"beyond float32's largest number .* infinite\. Set a smaller labels\.k"):
+        stored(logits, spec_for(logits, 2, "int8"))
+
+
+def test_int8_codes_count_down_from_the_largest() -> None:
+    """Case, by hand: 254 steps of 0.5."""
+    spec = LabelSpec("topk", classes=6, dtype="int8", k=4, temperatures=(1.0,))
+    logits = torch.tensor([[-27.0, 99.9, 100.0, -90.0, 99.0, -27.1]])
+    record = encodings.encode(spec, logits, torch.tensor([-1]), np.arange(1))
+    assert record["values"].tolist() == [[127, 127, 125, -127]]
+    assert record["scale"].tolist() == [0.5]
+    labels = encodings.decode(spec, record)
+    assert isinstance(labels, SparseLabels)
+    assert labels.logits_NK.tolist() == [[0, 0, -1, -127]]
 
 
 GOOD = LabelSpec("topk", classes=10, dtype="float16", k=4, temperatures=(1.0, 2.0))

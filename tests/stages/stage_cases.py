@@ -58,7 +58,7 @@ shard_rows = 16
 [students.alone]
 model = "mlp"
 options = { hidden = [4] }
-loss = "cross_entropy"
+loss = "hard"
 epochs = 1
 batch_size = 16
 device = "cpu"

@@ -62,7 +62,7 @@ def test_a_run_of_ours_that_was_stopped_is_gone_on_with(fitted: Path, monkeypatc
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.runs._curve", killed)
+        patch.setattr("pipeline.runs.curve", killed)
         with pytest.raises(Killed):
             run("fit-teacher")
     assert (fitted / "teacher.safetensors").exists()

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from stage_cases import ECHO, images, must, run, snapshot, write_idx
 
+from pipeline.weights import load_state
+
 Change = Callable[[Path], object]
 
 
@@ -101,6 +103,28 @@ def test_the_test_set_has_the_classes_of_the_training_set(fitted: Path) -> None:
     assert not (fitted / "cache").exists()
     write_idx(fitted / "test-labels", np.zeros(12, np.uint8))
     must("generate")
+
+
+@pytest.mark.parametrize(
+    ("without", "said"),
+    [
+        ("[3]", "images, labels=labels): without names the class 3, expected classes in [0, 3). Correct `without`."),
+        ("[0, 1, 2]", "leaves no sample, expected at least one. Leave out fewer classes."),
+    ],
+)
+def test_classes_that_cannot_be_left_out_are_refused(without: str, said: str, fitted: Path) -> None:
+    """Law: exit code 1, and nothing is written."""
+    run("generate", f"dataset.without={without}").refuses(1, said)
+    assert not (fitted / "cache").exists()
+
+
+def test_a_student_may_hear_of_a_class_that_it_never_sees(filled: Path) -> None:
+    """Law: a cache without a class is another cache, made by the same teacher, and students train from it as ever."""
+    run("train", "dataset.without=[1]").refuses(5, "dataset")
+    made = must("generate", "dataset.without=[1]", "cache.path=other", flags=("--json",)).facts
+    assert made["rows"] == 33
+    must("train", "dataset.without=[1]", "cache.path=other")
+    assert load_state(filled / "runs/e/distilled/seed-0/student.safetensors")["4.bias"].shape == (3,)
 
 
 @pytest.mark.parametrize("version", [(), ("dataset.version=v1",)])

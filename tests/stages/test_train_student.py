@@ -149,7 +149,11 @@ def test_one_cache_serves_every_temperature_of_its_grid_and_no_other(fitted: Pat
     ("settings", "flags", "said"),
     [
         ((), ("--student", "distiled"), ("--student distiled: there is no such student", "alone, distilled")),
-        (("students.alone.loss=crossentropy",), (), ("students.alone.loss: found 'crossentropy'", "cross_entropy, kd")),
+        (
+            ("students.alone.loss=crossentropy",),
+            (),
+            ("students.alone.loss: found 'crossentropy'", "expected one of hard, kd"),
+        ),
         (("students={}",), (), ("This experiment has no students", "[students.NAME]")),
         (("students.alone.model=mpl",), (), ("There is no model 'mpl'. Did you mean 'mlp'?",)),
     ],

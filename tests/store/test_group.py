@@ -23,6 +23,7 @@ ARRAYS = (
     ArraySpec("logits", "float16", (10,), float("nan")),
     ArraySpec("scale", "float32", (), 0.0),
     ArraySpec("codes", "uint8", (2, 3), 255),
+    ArraySpec("values", "int8", (3,), -128),
     ArraySpec("ids", "uint16", (4,), 0),
 )
 

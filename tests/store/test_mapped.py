@@ -653,7 +653,7 @@ def test_rows_are_right_after_an_interrupt_anywhere(sealed: Path, job: Job, monk
 
 
 WIDTHS = st.sampled_from([(), (1,), (2,), (3,), (4,), (7,), (2, 2), (300,), (512,)])
-DTYPES = st.sampled_from(["float16", "float32", "uint8", "uint16", "uint32", "int32", "int64"])
+DTYPES = st.sampled_from(["float16", "float32", "int8", "uint8", "uint16", "uint32", "int32", "int64"])
 
 
 @st.composite

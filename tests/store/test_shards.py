@@ -16,7 +16,8 @@ from pipeline.labels import ArraySpec
 from pipeline.store.layout import Layout, row_bytes, shard_file_bytes
 from pipeline.store.shards import chain_of, check_chain, check_index, chunk_is_whole, decoded, encode_shard, rows_in
 
-DTYPES = {"float16": math.nan, "float32": 0.5, "uint8": 7, "uint16": 7, "uint32": 0, "int32": -1, "int64": -1}
+DTYPES: dict[str, float] = {"float16": math.nan, "float32": 0.5, "int8": -128, "uint8": 7, "uint16": 7}
+DTYPES |= {"uint32": 0, "int32": -1, "int64": -1}
 SPECS = st.builds(
     lambda dtype, shape: ArraySpec("a", dtype, shape, DTYPES[dtype]),
     st.sampled_from(sorted(DTYPES)),

@@ -30,7 +30,7 @@ from pipeline.store.writer import CacheWriter, human, missing_shards, require_sp
 
 SPECS = st.builds(
     lambda dtype, shape: ArraySpec("extra", dtype, shape, 0.0 if dtype.startswith("float") else 0),
-    st.sampled_from(["float16", "float32", "uint8", "uint16", "uint32", "int32", "int64"]),
+    st.sampled_from(["float16", "float32", "int8", "uint8", "uint16", "uint32", "int32", "int64"]),
     st.sampled_from([(), (1,), (5,), (2, 3)]),
 )
 JOBS = st.builds(

@@ -1,0 +1,88 @@
+"""A dataset without the samples of some classes: a student hears of these only by what the teacher says of others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.datasets.checks import UNLABELLED, CheckedDataset
+from pipeline.errors import DatasetError
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """The samples at some positions of a dataset, each under its own id; the classes are those of the whole.
+
+    Ids, labels and positions are in memory, 24 bytes a sample; the inputs stay where they are.
+    """
+
+    source: CheckedDataset
+    kept: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the whole dataset has."""
+        return self.source.classes
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of all these classes."""
+        return self.source.class_names
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return self.source.input_shape
+
+    @property
+    def input_dtype(self) -> np.dtype[np.generic]:
+        """The dtype of a batch."""
+        return self.source.input_dtype
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def inputs(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
+        """`[B, *input_shape]`: the samples at these positions among those that are left.
+
+        Raises:
+            IndexError: a row outside 0..N-1; NumPy would silently count a negative one from the end.
+            DatasetError: the source gave something else than it declared.
+
+        """
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(
+                f"{self.source.name}: rows {rows.min()}..{rows.max()} asked for, there are 0..{len(self) - 1}"
+            )
+        return self.source.inputs(self.kept[rows])
+
+
+def leave_out(dataset: CheckedDataset, without: Sequence[int]) -> Subset:
+    """The dataset without the samples of these classes; a sample that has no label stays.
+
+    Raises:
+        DatasetError: no sample has a label; one of these is no class of it; or nothing would be left.
+
+    """
+    labels = dataset.labels
+    if labels is None or dataset.classes is None or not (labels != UNLABELLED).any():
+        raise DatasetError(
+            f"{dataset.name}: without = {list(without)} leaves out samples by their labels, and this dataset has none. "
+            "Give it labels, or drop `without`."
+        )
+    unknown = [label for label in without if not 0 <= label < dataset.classes]
+    if unknown:
+        raise DatasetError(
+            f"{dataset.name}: without names the class {unknown[0]}, expected classes in [0, {dataset.classes}). "
+            "Correct `without`."
+        )
+    kept = np.flatnonzero(~np.isin(labels, without))
+    if not kept.size:
+        raise DatasetError(
+            f"{dataset.name}: without = {list(without)} leaves no sample, expected at least one. Leave out fewer "
+            "classes."
+        )
+    return Subset(dataset, kept, dataset.ids[kept], labels[kept])

@@ -1,0 +1,112 @@
+"""What a student minimises: a sum of losses with weights that may change over a run.
+
+Shape legend
+    N  rows (samples)
+    C  classes
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import signature
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from pipeline.labels import DenseLabels, SoftLabels
+from pipeline.losses import LOSSES, class_cost, prototypes, standardised, standardised_labels
+from pipeline.reader import Reader
+from pipeline.terms import WKD, Tempered, Term
+
+SAMPLE = 4096  # rows whose logits tell which classes are alike
+WANTED = {name: frozenset(signature(loss).parameters) for name, loss in LOSSES.items()}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss as training wants it: from student logits [N, C], true labels [N] and soft labels to a value a row, [N].
+
+    Args:
+        terms: the summands, each with its weight.
+        costs: for the place of each `wkd` among them, what it costs to take one class for another, [C, C].
+        progress: the share of a run's steps that are done, where a weight changes.
+
+    """
+
+    terms: Sequence[Term]
+    costs: Mapping[int, Tensor] = field(default_factory=dict)
+    progress: float = 0.0
+
+    def at(self, progress: float) -> "Objective":
+        """The same with the weights that it has when a share of the steps is done."""
+        return Objective(self.terms, self.costs, progress)
+
+    def __call__(self, student_logits_NC: Tensor, labels_N: Tensor, soft: SoftLabels | None) -> Tensor:
+        """The sum, [N].
+
+        Raises:
+            ConfigError: a term asks the teacher and no soft labels were given, or these cannot serve it.
+
+        """
+        total_N = None
+        for place, term in enumerate(self.terms):
+            if term.weight_at(self.progress):
+                part_N = self._term(place, student_logits_NC, labels_N, soft)
+                total_N = part_N if total_N is None else total_N + part_N
+        return 0.0 * student_logits_NC.sum(dim=1) if total_N is None else total_N
+
+    def _term(self, place: int, logits_NC: Tensor, labels_N: Tensor, soft: SoftLabels | None) -> Tensor:
+        """One summand, times its weight, [N]."""
+        term = self.terms[place]
+        if term.serves and soft is None:
+            raise ConfigError(
+                f'The loss "{term.name}" needs soft labels and was given none. Train from a label cache, or set '
+                'loss = "hard".'
+            )
+        if isinstance(term, Tempered) and term.standardise:
+            assert soft is not None, "a tempered term asks the teacher"
+            logits_NC, soft = standardised(logits_NC), standardised_labels(soft)
+        given = {"student_logits_NC": logits_NC, "labels_N": labels_N, "labels": soft, **term.options()}
+        if place in self.costs:
+            given["cost_CC"] = self.costs[place].to(logits_NC.device)
+        loss_N: Tensor = LOSSES[term.name](**{name: given[name] for name in given.keys() & WANTED[term.name]})
+        factor = term.weight_at(self.progress)
+        if isinstance(term, Tempered) and term.squared:
+            factor *= term.temperature**2
+        return loss_N if factor == 1 else factor * loss_N
+
+
+def objective(terms: Sequence[Term], reader: Reader) -> Objective:
+    """The loss of these terms, with the class costs of each `wkd`: from its file, or estimated from the first labels.
+
+    Raises:
+        ConfigError: a file is not there, or holds no square of finite costs, one for each pair of classes.
+
+    """
+    costs = {}
+    for place, term in enumerate(terms):
+        if isinstance(term, WKD):
+            sample = reader.__getitems__(range(min(SAMPLE, len(reader)))).soft
+            assert isinstance(sample, DenseLabels), "only dense labels serve it"
+            costs[place] = (
+                _read(term, sample) if term.cost else class_cost(prototypes(sample.logits_NC), term.sharpness)
+            )
+    return Objective(terms, costs)
+
+
+def _read(term: WKD, sample: DenseLabels) -> Tensor:
+    classes = sample.logits_NC.shape[1]
+    try:
+        costs = np.load(term.cost or "", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError(
+            f"{term.cost}: these class costs cannot be read: {error}. Write them with numpy.save."
+        ) from None
+    shape, kind = getattr(costs, "shape", None), getattr(costs, "dtype", np.dtype(object)).kind
+    if shape != (classes, classes) or kind not in "iuf" or not np.isfinite(costs).all() or (costs < 0).any():
+        raise ConfigError(
+            f"{term.cost} holds {shape} of kind {kind!r} where costs of at least 0 were expected, [{classes}, "
+            f"{classes}], one for each pair of classes. Mend the file, or leave the key out to have them estimated."
+        )
+    return torch.from_numpy(costs.astype(np.float32))

@@ -1,0 +1,264 @@
+"""What a student may be told, as settings: the terms of its loss, one frozen model each, told apart by their names.
+
+A loss is a sum of terms with weights, which may change over a run. Each term knows which encodings can serve it, so
+that `plan` and `inspect` say so without torch; `pipeline.objective` computes it.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import cos, pi
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import AfterValidator, Discriminator, Field, PositiveFloat, PositiveInt, Tag
+
+from pipeline.errors import ConfigError
+from pipeline.labels import LabelSpec
+from pipeline.settings import FilePath, Fraction, Settings
+
+LINEAR: Sequence[str] = ("dense", "topk", "head+sampled", "sampled", "multinomial")
+BOUNDED: Sequence[str] = ("dense", "topk", "head+sampled")
+WHOLE: Sequence[str] = ("dense",)
+OpenFraction: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Ramp(Settings):
+    """A weight that goes from one value to another over all steps of a run."""
+
+    start: float
+    end: float
+    schedule: Literal["linear", "cosine"] = "linear"
+
+    def at(self, progress: float) -> float:
+        """The weight when a share of the steps is done.
+
+        >>> [Ramp(start=1, end=0, schedule=name).at(0.25) for name in ("linear", "cosine")]
+        [0.75, 0.8535533905932737]
+        """
+        share = progress if self.schedule == "linear" else (1 - cos(pi * progress)) / 2
+        return self.start + (self.end - self.start) * share
+
+
+class Term(Settings):
+    """One summand. `serves` are the encodings of labels it can be had from; none: it does not ask the teacher."""
+
+    serves: ClassVar[Sequence[str]] = ()
+    squared: ClassVar[bool] = False
+    """Whether it counts times T^2, as its gradient shrinks by 1 / T^2 (Hinton et al. 2015, section 2)."""
+
+    name: str
+    weight: float | Ramp = 1.0
+
+    def weight_at(self, progress: float) -> float:
+        """Its weight when a share of the steps is done."""
+        return self.weight.at(progress) if isinstance(self.weight, Ramp) else self.weight
+
+    def options(self) -> dict[str, object]:
+        """What its function takes besides tensors."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in _SHARED}
+
+
+_SHARED = {"name", "weight", "standardise", "cost", "sharpness"}
+
+
+class Hard(Term):
+    """Cross-entropy with the true label; 0 where there is none."""
+
+    name: Literal["hard"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Entropy(Term):
+    """The student's own entropy: with a negative weight, a reward for doubt."""
+
+    name: Literal["entropy"]
+
+
+class Weak(Term):
+    """Cross-entropy with the teacher's likeliest class, where it is likely enough at the temperature."""
+
+    serves: ClassVar[Sequence[str]] = BOUNDED
+    name: Literal["weak"]
+    temperature: PositiveFloat = 1.0
+    threshold: Fraction = 0.0
+
+
+class MSE(Term):
+    """Squared differences of logits, counted from their mean."""
+
+    serves: ClassVar[Sequence[str]] = BOUNDED
+    name: Literal["mse"]
+
+
+class Tempered(Term):
+    """What compares the two at a temperature; standardised (LSKD), logits are counted in their row's deviations."""
+
+    serves: ClassVar[Sequence[str]] = BOUNDED
+    temperature: PositiveFloat = 4.0
+    standardise: bool = False
+
+
+class KD(Tempered):
+    """KL(teacher || student), times T^2."""
+
+    serves: ClassVar[Sequence[str]] = LINEAR
+    squared: ClassVar[bool] = True
+    name: Literal["kd"]
+
+
+class Soft(Tempered):
+    """Cross-entropy with the teacher's probabilities, times T^2."""
+
+    serves: ClassVar[Sequence[str]] = LINEAR
+    squared: ClassVar[bool] = True
+    name: Literal["soft"]
+
+
+class ReverseKL(Tempered):
+    """KL(student || teacher), times T^2."""
+
+    squared: ClassVar[bool] = True
+    name: Literal["reverse_kl"]
+
+
+class JSD(Tempered):
+    """The generalised Jensen-Shannon divergence, times T^2."""
+
+    squared: ClassVar[bool] = True
+    name: Literal["jsd"]
+    beta: OpenFraction = 0.5
+
+
+class SkewKL(Tempered):
+    """KL(teacher || skew teacher + (1 - skew) student), times T^2."""
+
+    squared: ClassVar[bool] = True
+    name: Literal["skew_kl"]
+    skew: OpenFraction = 0.1
+
+
+class TotalVariation(Tempered):
+    """Half of the sum of |p - q|."""
+
+    name: Literal["tv"]
+
+
+class DKD(Tempered):
+    """Decoupled KD, times T^2: alpha for the true class against all others, beta among the others."""
+
+    squared: ClassVar[bool] = True
+    name: Literal["dkd"]
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    beta: Annotated[float, Field(ge=0)] = 8.0
+
+
+class DIST(Tempered):
+    """Correlations, times T^2: beta over the classes of a row, gamma over the rows of a batch."""
+
+    serves: ClassVar[Sequence[str]] = WHOLE
+    squared: ClassVar[bool] = True
+    name: Literal["dist"]
+    beta: Annotated[float, Field(ge=0)] = 2.0
+    gamma: Annotated[float, Field(ge=0)] = 2.0
+
+
+class WKD(Tempered):
+    """Optimal transport among the classes that are not true, and the true one's cross-entropy."""
+
+    serves: ClassVar[Sequence[str]] = WHOLE
+    name: Literal["wkd"]
+    temperature: PositiveFloat = 8.0
+    regularisation: PositiveFloat = 0.05
+    iterations: PositiveInt = 10
+    transport: Annotated[float, Field(ge=0)] = 1.0
+    """How much the transport weighs beside the true class."""
+    sharpness: PositiveFloat = 1.0
+    """How fast the cost rises as two classes are less alike, where it is estimated."""
+    cost: FilePath | None = None
+    """A .npy file of what it costs to take one class for another, [C, C]; left out, estimated from the labels."""
+
+
+AnyTerm: TypeAlias = Annotated[
+    Hard | Entropy | Weak | MSE | KD | Soft | ReverseKL | JSD | SkewKL | TotalVariation | DKD | DIST | WKD,
+    Field(discriminator="name"),
+]
+
+TERMS: dict[str, type[Term]] = {
+    kind.model_fields["name"].annotation.__args__[0]: kind  # type: ignore[union-attr]  # Literal["hard"]
+    for kind in (Hard, KD, Soft, ReverseKL, JSD, SkewKL, TotalVariation, MSE, DKD, DIST, WKD, Weak, Entropy)
+}
+
+
+def _known_loss(name: str) -> str:
+    if name not in TERMS:
+        raise ValueError(f"found {name!r}, expected one of {', '.join(TERMS)}")
+    return name
+
+
+Loss: TypeAlias = Annotated[
+    Annotated[Annotated[str, AfterValidator(_known_loss)], Tag("name")]
+    | Annotated[Annotated[tuple[AnyTerm, ...], Field(strict=False, min_length=1)], Tag("sum")],
+    Discriminator(lambda value: "name" if isinstance(value, str) else "sum"),
+]
+
+
+def one_term(name: str, temperature: float, alpha: float) -> tuple[Term, ...]:
+    """A loss by its name: (1 - alpha) hard + alpha of that term at the temperature; alone if it asks no teacher.
+
+    >>> [(term.name, term.weight) for term in one_term("kd", 4.0, 0.75)]
+    [('hard', 0.25), ('kd', 0.75)]
+    """
+    kind = TERMS[name]
+    if not kind.serves:
+        return (kind(name=name),)
+    tempered = {"temperature": temperature} if "temperature" in kind.model_fields else {}
+    return (Hard(name="hard", weight=1 - alpha), kind(name=name, weight=alpha, **tempered))
+
+
+def refuse_unserved(key: str, terms: Iterable[Term], labels: LabelSpec) -> None:
+    """Raise ConfigError, with the key that asks for it, if labels cannot serve a term of a loss."""
+    for term in terms:
+        if not term.serves:
+            continue
+        if labels.encoding not in term.serves:
+            able = [name for name, kind in TERMS.items() if labels.encoding in kind.serves or not kind.serves]
+            raise ConfigError(
+                f'{key}: the loss "{term.name}" cannot be had from "{labels.encoding}" labels. These serve '
+                f"{', '.join(able)}; for it, generate labels with labels.encoding = "
+                f"{' or '.join(map(repr, term.serves))}."
+            )
+        if labels.encoding == "dense":
+            continue
+        if (asked := getattr(term, "temperature", None)) and asked not in labels.temperatures:
+            raise ConfigError(
+                f'{key}: these "{labels.encoding}" labels cannot serve temperature {asked:g}: the probabilities they '
+                f"know are those at {', '.join(f'{t:g}' for t in labels.temperatures)}. Train at one of these, or "
+                "generate labels with this one in labels.temperatures."
+            )
+        if getattr(term, "standardise", False) and (labels.encoding not in BOUNDED or not labels.standardised):
+            raise ConfigError(
+                f'{key}: these "{labels.encoding}" labels cannot be standardised: the sums of standardised logits were '
+                'not kept. Generate labels with labels.encoding = "topk" and labels.standardised = true, or with '
+                'labels.encoding = "dense".'
+            )
+
+
+def served(encoding: str, temperatures: Iterable[float], *, standardised: bool) -> dict[str, str]:
+    """For each loss, at which temperatures labels can serve it, in words.
+
+    Args:
+        encoding: how they are stored.
+        temperatures: those that they know; none: any.
+        standardised: whether the sums of standardised logits are kept, where it takes them.
+
+    """
+    grid = ", ".join(f"{temperature:g}" for temperature in temperatures)
+    at = f"temperature {grid}" if grid else "any temperature"
+    lskd = encoding == "dense" or (standardised and encoding in BOUNDED)
+    words = {}
+    for name, kind in TERMS.items():
+        if kind.serves and encoding not in kind.serves:
+            words[name] = f"not from these labels: it needs {' or '.join(kind.serves)}"
+        elif "temperature" not in kind.model_fields:
+            words[name] = "always"
+        else:
+            words[name] = at + (", standardised too" if lskd and issubclass(kind, Tempered) else "")
+    return words
