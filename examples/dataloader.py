@@ -22,7 +22,7 @@ from pipeline.losses import kd
 from pipeline.models import build
 from pipeline.reader import Batch, Reader, collate
 from pipeline.store.mapped import LabelCache
-from pipeline.training import OPTIMIZERS, accuracy
+from pipeline.training import OPTIMIZERS, evaluate
 from pipeline.views import network_input
 from stages.sources import open_source, open_test
 
@@ -61,7 +61,7 @@ def main(config: Path) -> None:
         return network(network_input(torch.from_numpy(inputs_NX).to(device), experiment.views, channels_last=False))
 
     test = open_test(experiment, dataset)
-    print(f"accuracy on {len(test)} held-out samples: {accuracy(predict, test, student.batch_size):.4f}")
+    print(f"accuracy on {len(test)} held-out samples: {evaluate(predict, test, student.batch_size).accuracy:.4f}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pipeline.models import build
 from pipeline.order import EpochSampler
 from pipeline.reader import Batch, Reader, collate
 from pipeline.store.mapped import LabelCache
-from pipeline.training import accuracy, predictor, start
+from pipeline.training import evaluate, predictor, start
 from stages.sources import open_source, open_test
 
 SAVE_STEPS = 20
@@ -81,7 +81,7 @@ def main(config: Path, checkpoint: Path) -> None:
 
     if rank == 0:
         test = open_test(experiment, dataset)
-        found = accuracy(predictor(learner), test, student.batch_size)
+        found = evaluate(predictor(learner), test, student.batch_size).accuracy
         print(f"accuracy on {len(test)} held-out samples: {found:.4f}")
 
 

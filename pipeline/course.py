@@ -24,7 +24,7 @@ from pipeline.ranks import ALONE, Ranks
 from pipeline.reader import UNLABELLED, Batch, Reader, Rows
 from pipeline.runs import CHECKPOINT, Metrics, Run, begin, finish, finished, save_progress, saved_state
 from pipeline.seeds import seed_of
-from pipeline.training import Epoch, Learner, Loss, accuracy, predictor, start, try_out
+from pipeline.training import Epoch, Learner, Loss, evaluate, predictor, start, try_out
 
 SAVE_SECONDS = 300.0  # the most that a kill costs, where an epoch takes longer
 
@@ -229,7 +229,8 @@ class _Pupil:
         loss = self._total() / self.epoch.rows
         line: Metrics = {"epoch": self.epoch.number + 1, "learning_rate": self.rate, "loss": loss}
         if (test := self.lesson.test) is not None and self.learner.ranks.leads:
-            line["test_accuracy"] = accuracy(predictor(self.learner), test, 4 * self.run.settings.batch_size)
+            found = evaluate(predictor(self.learner), test, 4 * self.run.settings.batch_size)
+            line |= {"test_accuracy": found.accuracy, "test_ece": found.ece}
         self.history.append({**line, "seconds": self.seconds + perf_counter() - begun})
         self.epoch = Epoch(self.learner, self.lesson.loss, self.run.seed, self.epoch.number + 1)
         self.rate, self.seconds = _rate(self.learner), 0.0

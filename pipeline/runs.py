@@ -75,6 +75,7 @@ class _Finished(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
     test_accuracy: float | None
+    test_ece: float | None = None  # runs made before it was measured have none
     parameters: int
     seconds: float
     weights_sha256: str
@@ -190,6 +191,7 @@ def finish(run: Run, network: torch.nn.Module, history: Sequence[Metrics]) -> Me
     save_state(run.weights, state)
     metrics: Metrics = {
         "test_accuracy": history[-1].get("test_accuracy"),
+        "test_ece": history[-1].get("test_ece"),
         "parameters": count_parameters(network),
         "seconds": sum(line["seconds"] for line in history),
         **run.facts,

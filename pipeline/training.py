@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from pipeline.ahead import ahead
 from pipeline.config import Training, ViewSettings
@@ -236,9 +236,17 @@ def try_out(learner: Learner, dataset: Dataset) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """How a network does on the labelled samples of a dataset."""
+
+    accuracy: float  # the share whose largest logit is the true class's
+    ece: float  # expected calibration error, of 15 bins: Guo et al. (2017), arXiv 1706.04599, equation 3
+
+
 @torch.no_grad()
-def accuracy(predict: Callable[[NDArray[np.generic]], torch.Tensor], dataset: Dataset, batch_size: int) -> float:
-    """The share of a dataset's labelled samples whose largest logit is the true class's.
+def evaluate(predict: Callable[[NDArray[np.generic]], torch.Tensor], dataset: Dataset, batch_size: int) -> Evaluation:
+    """Accuracy and calibration of the answers to a dataset's labelled samples.
 
     Raises:
         DatasetError: the dataset has no true label.
@@ -250,8 +258,11 @@ def accuracy(predict: Callable[[NDArray[np.generic]], torch.Tensor], dataset: Da
         )
     # One rank tests, alone: it must not wait for the others to add what they have counted.
     right = MulticlassAccuracy(dataset.classes, average="micro", sync_on_compute=False)
+    calibration = MulticlassCalibrationError(dataset.classes, validate_args=False, sync_on_compute=False)
     labelled = np.flatnonzero(dataset.labels >= 0)
     cut = (labelled[start : start + batch_size] for start in range(0, labelled.size, batch_size))
     for rows, inputs in ahead(cut, lambda rows: (rows, dataset.inputs(rows)), 1):
-        right.update(predict(inputs).cpu(), torch.from_numpy(dataset.labels[rows]))
-    return float(right.compute())
+        logits_NC, labels_N = predict(inputs).float().cpu(), torch.from_numpy(dataset.labels[rows])
+        right.update(logits_NC, labels_N)
+        calibration.update(logits_NC.softmax(dim=1), labels_N)
+    return Evaluation(float(right.compute()), float(calibration.compute()))

@@ -14,7 +14,7 @@ from pipeline.store.mapped import LabelCache
 from pipeline.store.writer import human
 from stages.report import Report, counted, duration, table
 
-HEADER = ["", "test accuracy", "parameters", "time", "true labels", "soft labels"]
+HEADER = ["", "test accuracy", "ECE", "parameters", "time", "true labels", "soft labels"]
 NONE = "-"
 
 
@@ -30,7 +30,7 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
     """
     rows = [_student(name, each) for name, each in results.items()]
     facts: dict[str, Any] = {"students": dict(results), "runs": str(runs)}
-    lines = [f"Test accuracy on {tested:,} held-out samples, mean ± standard deviation over seeds; time of one run."]
+    lines = [f"On {tested:,} held-out samples, mean ± standard deviation over seeds; ECE: calibration; time of one run."]
     if cache is not None and cache.seal is not None:
         seal, path = cache.seal, os.path.relpath(cache.root)
         rows.append(_teacher(seal.about))
@@ -68,6 +68,7 @@ def _student(name: str, results: Sequence[Metrics]) -> list[str]:
     return [
         name,
         _percent([metrics["test_accuracy"] for metrics in results]),
+        _percent([metrics["test_ece"] for metrics in results]),
         f"{first['parameters']:,}",
         duration(mean(metrics["seconds"] for metrics in results)),
         f"{first['true_labels']:,}",
@@ -76,12 +77,13 @@ def _student(name: str, results: Sequence[Metrics]) -> list[str]:
 
 
 def _teacher(about: Mapping[str, JsonValue]) -> list[str]:
-    accuracy, parameters, seconds = (
-        _number(about.get(f"teacher_{key}")) for key in ("test_accuracy", "parameters", "fit_seconds")
+    accuracy, ece, parameters, seconds = (
+        _number(about.get(f"teacher_{key}")) for key in ("test_accuracy", "test_ece", "parameters", "fit_seconds")
     )
     return [
         "teacher",
         _percent([accuracy]),
+        _percent([ece]),
         NONE if parameters is None else f"{parameters:,.0f}",
         NONE if seconds is None else duration(seconds),
         NONE,

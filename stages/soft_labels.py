@@ -24,7 +24,7 @@ from pipeline.store.layout import Shard, shard_file_bytes
 from pipeline.store.state import JOB, read_seal, refuse_lost_files
 from pipeline.store.writer import CacheWriter, human, missing_shards, require_space
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.training import accuracy
+from pipeline.training import evaluate
 from stages.bars import bar
 from stages.report import Report, counted, duration
 from stages.signals import stop_on_signals
@@ -113,10 +113,11 @@ def _about(teacher: Teacher, test: Dataset | None) -> dict[str, JsonValue]:
     """Figures that the table of `train` shows beside the students, since stage two cannot ask the teacher."""
     reached = None
     with suppress(SoftLabelsError):  # a test set that cannot be read must not keep labels from being sealed
-        reached = accuracy(teacher.logits, test, teacher.settings.batch_size) if test else None
+        reached = evaluate(teacher.logits, test, teacher.settings.batch_size) if test else None
     return {
         "teacher_parameters": teacher.parameters,
-        "teacher_test_accuracy": reached,
+        "teacher_test_accuracy": reached.accuracy if reached else None,
+        "teacher_test_ece": reached.ece if reached else None,
         "teacher_fit_seconds": fit_seconds(teacher.settings.checkpoint),
     }
 

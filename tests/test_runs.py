@@ -229,10 +229,13 @@ def test_a_run_folder_holds_what_is_needed_to_believe_it(tmp_path: Path) -> None
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert shown == [5, 5, 5, 5, 4] * EPOCHS
     assert [line["epoch"] for line in lines] == [1, 2, 3]
-    assert all(set(line) == {"epoch", "loss", "test_accuracy", "learning_rate", "seconds"} for line in lines)
+    assert all(
+        set(line) == {"epoch", "loss", "test_accuracy", "test_ece", "learning_rate", "seconds"} for line in lines
+    )
     assert json.loads((run.folder / "metrics.json").read_text()) == metrics == finished(run)
     assert metrics == {
         "test_accuracy": lines[-1]["test_accuracy"],
+        "test_ece": lines[-1]["test_ece"],
         "parameters": 16 * 8 + 8 + 2 * 8 + 8 * CLASSES + CLASSES,
         "seconds": sum(line["seconds"] for line in lines),
         "true_labels": 24,

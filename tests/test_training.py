@@ -22,7 +22,7 @@ from pipeline.order import EpochSampler
 from pipeline.reader import Batch, Reader
 from pipeline.training import (
     Learner,
-    accuracy,
+    evaluate,
     predictor,
     rate_factor,
     run_epoch,
@@ -260,7 +260,7 @@ def test_accuracy_is_the_share_of_labelled_samples_that_are_right(rows: int, siz
     labels[0] = 0
     answers = random.normal(size=(rows, CLASSES)).astype(np.float32)
     dataset = ArrayDataset(np.arange(rows), np.arange(rows), labels, CLASSES)
-    found = accuracy(lambda inputs: torch.from_numpy(answers[inputs]), dataset, size)
+    found = evaluate(lambda inputs: torch.from_numpy(answers[inputs]), dataset, size).accuracy
     labelled = labels >= 0
     assert found == pytest.approx((answers.argmax(1) == labels)[labelled].mean(), abs=1e-6)
 
@@ -270,4 +270,13 @@ def test_accuracy_on_a_test_set_without_labels_is_refused(labels: np.ndarray | N
     """Rather than called zero."""
     dataset = ArrayDataset(np.zeros((4, 2)), np.arange(4), labels, CLASSES)
     with pytest.raises(DatasetError, match=r"\[test\] has no true labels, so accuracy cannot be measured"):
-        accuracy(lambda inputs: torch.zeros(len(inputs), CLASSES), dataset, 2)
+        evaluate(lambda inputs: torch.zeros(len(inputs), CLASSES), dataset, 2)
+
+
+def test_calibration_compares_confidence_with_accuracy() -> None:
+    """Four samples at a confidence of 3/4: of which three are right, the error is 0; of which none is, 3/4."""
+    logits = torch.tensor([[0.75, 0.25]]).log().repeat(4, 1)
+    for labels, error in (([0, 0, 0, 1], 0.0), ([1, 1, 1, 1], 0.75)):
+        dataset = ArrayDataset(np.zeros((4, 1), np.float32), np.arange(4), np.array(labels), 2)
+        found = evaluate(lambda inputs: logits[: len(inputs)], dataset, 4)
+        assert found.ece == pytest.approx(error, abs=1e-6)

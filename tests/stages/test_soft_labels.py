@@ -478,6 +478,7 @@ def test_the_seal_keeps_figures_of_the_teacher(filled: Path) -> None:
     about = json.loads((filled / "cache/seal.json").read_bytes())["about"]
     fitted = json.loads((filled / "teacher/metrics.json").read_bytes())
     assert about["teacher_test_accuracy"] == fitted["test_accuracy"]
+    assert about["teacher_test_ece"] == fitted["test_ece"]
     assert about["teacher_parameters"] == fitted["parameters"] == 16 * 8 + 8 + 8 * 3 + 3
     assert about["teacher_fit_seconds"] == fitted["seconds"]
 

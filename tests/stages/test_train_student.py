@@ -39,7 +39,7 @@ def test_a_table_ends_the_training_of_a_student_and_its_baseline(filled: Path) -
     outcome = must("train", flags=("--student", "distilled"))
     rows = [line.split()[0] for line in outcome.out.splitlines()[1:4]]
     assert rows == ["alone", "distilled", "teacher"]
-    assert "Test accuracy on 12 held-out samples" in outcome.out
+    assert "On 12 held-out samples" in outcome.out
     facts = must("train", flags=("--student", "distilled", "--json")).facts
     assert set(facts["students"]) == {"alone", "distilled"}
     seal = json.loads((filled / "cache/seal.json").read_bytes())
