@@ -27,17 +27,11 @@ TOPK = ("labels.encoding=topk", "labels.temperatures=[4.0]")
 ENCODINGS: dict[str, tuple[str, ...]] = {
     FIRST: (),
     "dense int8": ("labels.dtype=int8",),
-    "topk float16, K = 5": (*TOPK, "labels.k=5"),
-    "topk float16, K = 3": (*TOPK, "labels.k=3"),
-    "topk int8, K = 3": (*TOPK, "labels.k=3", "labels.dtype=int8"),
-    "head+sampled, 2 + 2": (*TOPK, "labels.encoding=head+sampled", "labels.k=2", "labels.tail=2"),
-    "sampled, 5": (*TOPK, "labels.encoding=sampled", "labels.k=5"),
+    "topk, K = 5": (*TOPK, "labels.k=5"),
+    "topk, K = 3": (*TOPK, "labels.k=3"),
     "sampled, 3": (*TOPK, "labels.encoding=sampled", "labels.k=3"),
-    "multinomial, 9": (*TOPK, "labels.encoding=multinomial", "labels.k=9"),
 }
-QUICK = ("students.alone.repeats=2", "students.kd.repeats=2", "students.kd.epochs=1", "students.alone.epochs=1")
-
-
+QUICK = tuple(f"students.{name}.{key}" for name in ("alone", "kd") for key in ("repeats=2", "epochs=1"))
 HEADER = ["| labels | bytes a row | loss | test accuracy | against alone | ECE |", "|---|--:|---|--:|--:|--:|"]
 
 
@@ -50,42 +44,39 @@ def trained(name: str, *, quick: bool) -> tuple[float, dict[str, list[Metrics]]]
     generate(experiment)
     seal = LabelCache.open(experiment.cache.path).seal
     assert seal is not None
-    students = () if name == FIRST and not quick else ("kd",)
+    students = ("kd",) if name != FIRST else ("alone", "kd") if quick else ()
     found = train_students(experiment, students, Path("runs/fashion_losses") / place, restart=False)
     return seal.bytes / seal.rows, found.facts["students"]
 
 
-def told(name: str, size: float, students: dict[str, list[Metrics]]) -> Iterator[tuple[str, list[Row]]]:
-    """A line of the table and the figures to keep, for each student; `alone` once."""
-    alone = [run["test_accuracy"] for run in students["alone"]]
+def told(name: str, size: float, students: dict[str, list[Metrics]], alone: list[Metrics]) -> Iterator[str]:
+    """The lines of the table, of each student."""
     for student, runs in students.items():
         reached, errors = ([100 * run[key] for run in runs] for key in ("test_accuracy", "test_ece"))
-        gained = [each - 100 * other for each, other in zip(reached, alone, strict=True)]
-        if student != "alone":
-            kept = [Row(f"{student} from {name}: bytes a row", size, "bytes")]
-            yield (
-                f"| {name} | {size:.1f} | {student} | {_spread(reached)} | {_spread(gained)} | {_spread(errors)} |",
-                [*kept, *_rows(f"{student} from {name}", reached, errors)],
-            )
-        elif name == FIRST:
-            yield f"| | | alone | {_spread(reached)} | | {_spread(errors)} |", list(_rows(student, reached, errors))
+        gained = [each - 100 * other["test_accuracy"] for each, other in zip(reached, alone, strict=True)]
+        bytes_, gain = ("", "") if student == "alone" else (f"{size:.1f}", _spread(gained))
+        labels = "" if student == "alone" else name
+        yield f"| {labels} | {bytes_} | {student} | {_spread(reached)} | {gain} | {_spread(errors)} |"
 
 
-def _rows(name: str, reached: list[float], errors: list[float]) -> Iterator[Row]:
-    for what, values in (("test accuracy", reached), ("ECE", errors)):
-        yield Row(f"{name}: {what}", mean(values), "%", spread=(min(values), max(values)))
+def rows(name: str, size: float, students: dict[str, list[Metrics]]) -> Iterator[Row]:
+    """The figures to keep: means over seeds, with the smallest and the largest."""
+    yield Row(f"{name}: bytes a row", size, "bytes")
+    for student, runs in students.items():
+        for what, key in (("test accuracy", "test_accuracy"), ("ECE", "test_ece")):
+            values = [100 * run[key] for run in runs]
+            yield Row(f"{name}, {student}: {what}", mean(values), "%", spread=(min(values), max(values)))
 
 
 @click.command(help=__doc__)
 @click.option("--quick", is_flag=True, help="Two encodings, two seeds, one epoch.")
 def main(*, quick: bool) -> None:
     """Train what is not trained yet, print and keep."""
-    found = [
-        each for name in list(ENCODINGS)[: 2 if quick else None] for each in told(name, *trained(name, quick=quick))
-    ]
-    print("\n".join([*HEADER, *(line for line, _ in found)]))
+    found = {name: trained(name, quick=quick) for name in list(ENCODINGS)[: 2 if quick else None]}
+    alone = found[FIRST][1]["alone"]
+    print("\n".join([*HEADER, *(line for name, each in found.items() for line in told(name, *each, alone))]))
     if not quick:
-        write("students", [row for _, rows in found for row in rows])
+        write("students", [row for name, each in found.items() for row in rows(name, *each)])
 
 
 def _spread(values: list[float]) -> str:

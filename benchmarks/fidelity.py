@@ -1,0 +1,105 @@
+"""What a byte of a label is worth, on rows of real teachers: an ImageNet classifier's and a language model's.
+
+First three claims, side by side on the same rows. `sampled` against multinomial counts, of as many draws as come to 20
+different ids a row: with as many ids and with 0.6 of them, the variance of the gradient by the logits. The positions of
+a language model share a record a sequence; a classifier's rows have one each, and to show what that costs, a hundred.
+And the error of the tail's mass at each temperature of the grid, of top-k labels and of probabilities renormalised.
+
+Then the table and the plot that `softlabels fidelity` makes, of each teacher.
+
+    make bench-rows
+    python -m benchmarks.fidelity [--quick]
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from benchmarks.results import FOLDER, Row, publish
+from benchmarks.rows import classifier, language
+from pipeline.fidelity import Fidelity, Method, compare, stored
+from pipeline.labels import LabelSpec
+from pipeline.rules import rule
+from stages.fidelity import GRID, kept, methods_for
+from stages.report import Report
+
+IDS, FEWER, SHARED = 20, 12, 100
+TABLE_ROWS, TABLE_LANGUAGE_ROWS, TABLE_DRAWS = 2000, 512, 100
+QUICK_ROWS, QUICK_DRAWS = 64, 3
+K = 16
+
+
+def measured(logits_NC: torch.Tensor, method: Method, temperature: float = 1.0) -> Fidelity:
+    """A method on rows without labels, once."""
+    (found,) = compare(logits_NC, torch.full((len(logits_NC),), -1), [method], temperature, 2)
+    return found
+
+
+def draws_for(logits_NC: torch.Tensor, ids: int) -> int:
+    """How many multinomial draws hit so many different classes of a row, on average: sum of 1 - (1 - p)^n."""
+    p_NC = torch.softmax(logits_NC, dim=1)
+    misses_NC, n = torch.ones_like(p_NC), 0
+    while (1 - misses_NC).sum(dim=1).mean() < ids:
+        misses_NC, n = misses_NC * (1 - p_NC), n + 1
+    return n
+
+
+def against_counts(name: str, logits_NC: torch.Tensor, positions: int | None) -> Iterator[Row]:
+    """`sampled` with as many ids as multinomial counts, and with 0.6 of them."""
+    classes = logits_NC.shape[1]
+    draws = draws_for(logits_NC, IDS)
+    counts = measured(logits_NC, stored("", LabelSpec("multinomial", classes, "float16", draws, (1.0,))))
+    for k in (IDS, FEWER):
+        ours = measured(logits_NC, stored("", LabelSpec("sampled", classes, "float16", k, (1.0,), positions=positions)))
+        what = f"{name}: sampled, {ours.ids:.1f} ids, against {draws} draws, {counts.ids:.1f} ids"
+        yield Row(f"{what}: variance", ours.variance, "", counts.variance, ours.variance / counts.variance)
+        yield Row(f"{what}: bytes a row", ours.bytes, "bytes", counts.bytes, ours.bytes / counts.bytes)
+
+
+def tails(name: str, logits_NC: torch.Tensor) -> Iterator[Row]:
+    """The error of the tail's mass, by the grid and by renormalising."""
+    classes = logits_NC.shape[1]
+    for temperature in GRID:
+        topk = measured(logits_NC, stored("", LabelSpec("topk", classes, "float32", K, GRID)), temperature)
+        other = measured(logits_NC, rule("renormalised or re-tempered", K, classes), temperature)
+        what = f"{name}: tail error at T = {temperature:g}, top-{K} with its grid, against renormalised"
+        yield Row(what, topk.tail, "", other.tail, topk.tail / other.tail)
+
+
+def tabled(name: str, logits_NC: torch.Tensor, labels_N: torch.Tensor, positions: int, draws: int) -> Report:
+    """Every method at T = 1 and 4, kept with its plot."""
+    found = []
+    for temperature in (1.0, 4.0):
+        methods = list(methods_for(logits_NC.shape[1], temperature, GRID, positions))
+        found += list(compare(logits_NC, labels_N, methods, temperature, draws))
+    folder = FOLDER if draws > QUICK_DRAWS else Path("runs")
+    return kept(found, len(logits_NC), draws, folder / f"fidelity_{name}")
+
+
+@click.command(help=__doc__)
+@click.option("--quick", is_flag=True, help=f"{QUICK_ROWS} rows of each, {QUICK_DRAWS} draws; no figure is kept.")
+def main(*, quick: bool) -> None:
+    """Measure, print and keep."""
+    images = torch.from_numpy(np.array(classifier()[: QUICK_ROWS if quick else TABLE_ROWS]))
+    sequences, next_tokens, length = language()
+    length = QUICK_ROWS if quick else length
+    tokens, labels = (torch.from_numpy(np.array(each[:length])) for each in (sequences, next_tokens))
+    shared = min(SHARED, len(images))
+    rows = [
+        *against_counts("classifier", images, None),
+        *against_counts(f"classifier, {shared} rows a record", images, shared),
+        *against_counts(f"language model, {length} positions a record", tokens, length),
+        *tails("classifier", images),
+        *tails("language model", tokens),
+    ]
+    publish("fidelity", rows, keep=not quick)
+    draws, few = (QUICK_DRAWS, QUICK_ROWS) if quick else (TABLE_DRAWS, TABLE_LANGUAGE_ROWS)
+    print(tabled("classifier", images, torch.full((len(images),), -1), 1, draws).text)
+    print(tabled("language", tokens[:few], labels[:few].long(), few // 4, draws).text)
+
+
+if __name__ == "__main__":
+    main()
