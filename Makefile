@@ -147,7 +147,7 @@ data/mnist/ready:
 	mv $(@D).part/*-ubyte $(@D) && rm -r $(@D).part
 	@touch $@
 
-hinton: $(VENV)/ready data/mnist/ready ## Remake Hinton's MNIST experiment: errors of 10,000 images (half an hour).
+hinton: $(VENV)/ready data/mnist/ready ## Remake Hinton's MNIST experiment: errors of 10,000 images (an hour on two cores).
 	$(BIN)/python -m benchmarks.hinton $(QUICK)
 
 clean: ## Remove caches, runs and teachers made here; the environment stays.

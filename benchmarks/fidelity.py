@@ -27,7 +27,8 @@ from stages.fidelity import GRID, kept, methods_for
 from stages.report import Report
 
 IDS, FEWER, SHARED = 20, 12, 100
-TABLE_ROWS, TABLE_LANGUAGE_ROWS, TABLE_DRAWS = 2000, 512, 100
+TABLE_ROWS, TABLE_DRAWS = 2000, 100
+TABLE_TOKENS, TOKEN_DRAWS = 256, 25
 QUICK_ROWS, QUICK_DRAWS = 64, 3
 K = 16
 
@@ -96,9 +97,9 @@ def main(*, quick: bool) -> None:
         *tails("language model", tokens),
     ]
     publish("fidelity", rows, keep=not quick)
-    draws, few = (QUICK_DRAWS, QUICK_ROWS) if quick else (TABLE_DRAWS, TABLE_LANGUAGE_ROWS)
-    print(tabled("classifier", images, torch.full((len(images),), -1), 1, draws).text)
-    print(tabled("language", tokens[:few], labels[:few].long(), few // 4, draws).text)
+    few = QUICK_ROWS if quick else TABLE_TOKENS
+    print(tabled("classifier", images, torch.full((len(images),), -1), 1, QUICK_DRAWS if quick else TABLE_DRAWS).text)
+    print(tabled("language", tokens[:few], labels[:few], few // 2, QUICK_DRAWS if quick else TOKEN_DRAWS).text)
 
 
 if __name__ == "__main__":

@@ -37,14 +37,15 @@ from pipeline.datasets.arrays import ArrayDataset
 from pipeline.executors.inline import run_inline
 from pipeline.job import job_of, spec_of
 from pipeline.labeller import Labeller
-from pipeline.labels import DenseLabels, SoftLabels
-from pipeline.losses import cross_entropy, kd
+from pipeline.labels import DenseLabels
 from pipeline.models import build
+from pipeline.objective import Objective
 from pipeline.reader import Batch, Reader
 from pipeline.runs import Run
 from pipeline.store.mapped import LabelCache
 from pipeline.store.writer import CacheWriter
 from pipeline.teachers import Teacher, load_teacher
+from pipeline.terms import one_term
 from pipeline.training import Loss
 from pipeline.weights import save_state
 from stages.sources import open_source
@@ -97,17 +98,12 @@ class Deflated(ArrayDataset):
         return np.stack([image.mean((2, 4), np.float32).astype(np.uint8) for image in images])
 
 
-def hard(logits_NC: torch.Tensor, labels_N: torch.Tensor, _: SoftLabels | None) -> torch.Tensor:
-    """What a student without a teacher is told."""
-    return cross_entropy(logits_NC, labels_N)
+def told(name: str, temperature: float = 4.0) -> Objective:
+    """A student's loss, as an experiment names it."""
+    return Objective(one_term(name, temperature, 0.9))
 
 
-def soft(
-    logits_NC: torch.Tensor, labels_N: torch.Tensor, labels: SoftLabels | None, temperature: float = 4.0
-) -> torch.Tensor:
-    """What a student of the teacher is told."""
-    assert labels is not None
-    return kd(logits_NC, labels, labels_N, temperature, 0.9)
+hard, soft = told("hard"), told("kd")
 
 
 @dataclass(frozen=True)
@@ -211,7 +207,7 @@ def one_core() -> Iterator[None]:
 
 def together(school: School, rows: int, rounds: int) -> Iterator[Row]:
     """Three students in one walk against three walks, where reading is half of a run."""
-    small, losses = head(school.dataset, rows), (soft, partial(soft, temperature=2.0), hard)
+    small, losses = head(school.dataset, rows), (soft, told("kd", 2.0), hard)
     dataset = Deflated.of(small)
     with one_core():
         learning = median(school.run(school.cached(small), soft, workers=1) for _ in range(3))

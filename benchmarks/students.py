@@ -38,7 +38,7 @@ HEADER = ["| labels | bytes a row | loss | test accuracy | against alone | ECE |
 def trained(name: str, *, quick: bool) -> tuple[float, dict[str, list[Metrics]]]:
     """Bytes a row of an encoding's cache, and the runs of each student that hears it."""
     place = f"{'quick-' if quick else ''}{name.translate(str.maketrans(' ', '-', ',='))}"
-    settings = (f'cache.path="caches/fashion_losses/{place}"', *ENCODINGS[name], *(QUICK if quick else ()))
+    settings = (f'cache.path="caches/fashion_losses-{place}"', *ENCODINGS[name], *(QUICK if quick else ()))
     experiment = load(CONFIG, settings)
     fit_teacher(experiment, restart=False)
     generate(experiment)

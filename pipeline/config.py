@@ -26,7 +26,7 @@ from pydantic_core import ErrorDetails
 
 from pipeline.errors import ConfigError
 from pipeline.settings import FilePath, Fraction, Settings
-from pipeline.terms import TERMS, Loss, Term, one_term
+from pipeline.terms import TERMS, Loss, Ramp, Term, one_term
 
 REFERENCE = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
 
@@ -57,13 +57,6 @@ class Source(Settings):
     """A declared version stands for the content, which is then not read through to be hashed."""
     without: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = ()
     """Classes whose samples are left out. The classes stay as they are, so a network still has a logit for each."""
-
-    @model_validator(mode="after")
-    def _version_is_of_all(self) -> "Source":
-        if self.version is not None and self.without:
-            message = "version stands for all samples, and without leaves some out: drop version, and they are hashed"
-            raise ValueError(message)
-        return self
 
     def arguments(self) -> dict[str, object]:
         """The keywords of the kind itself."""
@@ -347,6 +340,7 @@ def _unknown_kind(key: str, found: object, tag: str, known: Mapping[str, type[Se
 _IN_TOML = {
     "dict_type": "a table",
     "model_type": "a table",
+    "model_attributes_type": "a table",
     "is_instance_of": "a path, in quotes",
     "tuple_type": "a list",
 }
@@ -358,6 +352,7 @@ _SOURCES: dict[str, type[Source]] = {
     "zarr": ZarrPair,
     "own": Factory,
 }
+_WEIGHTS = {"ramp": Ramp}
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> Iterator[str]:
@@ -365,7 +360,7 @@ def _known_keys(loc: tuple[int | str, ...]) -> Iterator[str]:
     model: type[Settings] = Experiment
     for place, part in enumerate(map(str, loc)):
         if _is_tag(loc, place):
-            model = _SOURCES.get(part) or TERMS.get(part) or model
+            model = _SOURCES.get(part) or TERMS.get(part) or _WEIGHTS.get(part) or model
         elif (field := model.model_fields.get(part)) is not None:
             models = [m for m in (field.annotation, *get_args(field.annotation)) if _is_settings(m)]
             model = models[0] if models else model
@@ -376,7 +371,8 @@ def _is_tag(loc: tuple[int | str, ...], place: int) -> bool:
     """Whether this step of a place is a kind of dataset or of loss, and no key: a student may be named like one."""
     if loc[0] in ("dataset", "test"):
         return place == 1
-    return place in (3, 5) and loc[:1] == ("students",) and loc[2] == "loss"  # .NAME.loss.(name|sum).0.(hard|kd|...)
+    # students.NAME.loss.(name|sum).0.(hard|kd|...).weight.(number|ramp)
+    return place in (3, 5, 7) and loc[:1] == ("students",) and loc[2] == "loss"
 
 
 def _is_settings(annotation: object) -> bool:

@@ -17,12 +17,14 @@ from pipeline.store.layout import choose, row_bytes
 from pipeline.store.state import refuse_other_job
 from pipeline.weights import file_digest
 
+DRAWN = ("sampled", "multinomial", "head+sampled")
+WITH_SUMS = ("topk", "head+sampled")
 ALWAYS = ("encoding", "classes", "dtype", "k", "temperatures")
 _DEFAULTS = {item.name: item.default for item in fields(LabelSpec)}
 
 
 def spec_of(labels: LabelSettings, dataset: Dataset) -> LabelSpec:
-    """The labels asked for, checked against the dataset's classes.
+    """The labels asked for, checked against the dataset's classes; what their encoding does not read is left out.
 
     Raises:
         ConfigError: an unknown encoding, or one that these settings do not fit.
@@ -30,16 +32,15 @@ def spec_of(labels: LabelSettings, dataset: Dataset) -> LabelSpec:
     """
     if dataset.classes is None:
         raise ConfigError("[dataset] does not say how many classes there are, and has no labels to count. Set classes.")
-    sparse = labels.encoding != "dense"
     spec = LabelSpec(
         encoding=labels.encoding,
         classes=dataset.classes,
         dtype=labels.dtype,
         k=labels.k,
-        temperatures=labels.temperatures if sparse else (),
+        temperatures=() if labels.encoding == "dense" else labels.temperatures,
         tail=labels.tail,
-        seed=labels.seed,
-        standardised=sparse and labels.standardised,
+        seed=labels.seed if labels.encoding in DRAWN else 0,
+        standardised=labels.standardised and labels.encoding in WITH_SUMS,
     )
     encodings.check(spec)
     return spec
@@ -47,7 +48,10 @@ def spec_of(labels: LabelSettings, dataset: Dataset) -> LabelSpec:
 
 def content_of(source: Source, dataset: Dataset) -> str:
     """What stands for a dataset's content: the version it declares, or else a digest of all inputs and labels."""
-    return f"version {source.version}" if source.version else f"sha256 {content_digest(dataset)}"
+    if not source.version:
+        return f"sha256 {content_digest(dataset)}"
+    left_out = f" without {sorted(source.without)}" if source.without else ""
+    return f"version {source.version}{left_out}"
 
 
 def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:

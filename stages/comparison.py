@@ -30,7 +30,9 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
     """
     rows = [_student(name, each) for name, each in results.items()]
     facts: dict[str, Any] = {"students": dict(results), "runs": str(runs)}
-    lines = [f"On {tested:,} held-out samples, mean ± standard deviation over seeds; ECE: calibration; time of one run."]
+    lines = [
+        f"On {tested:,} held-out samples, mean ± standard deviation over seeds; ECE: calibration; time of one run."
+    ]
     if cache is not None and cache.seal is not None:
         seal, path = cache.seal, os.path.relpath(cache.root)
         rows.append(_teacher(seal.about))

@@ -43,12 +43,16 @@ training = {
     "channels_last": st.booleans(),
     "device": devices,
 }
-weights = st.floats(-9, 9) | st.fixed_dictionaries({"start": st.floats(-9, 9), "end": st.floats(-9, 9)})
+weights = st.floats(-9, 9) | st.fixed_dictionaries(
+    {"start": st.floats(-9, 9), "end": st.floats(-9, 9)}, optional={"schedule": st.sampled_from(["linear", "cosine"])}
+)
 terms = st.one_of(
     st.fixed_dictionaries({"name": st.just("hard")}, optional={"weight": weights, "label_smoothing": st.just(0.1)}),
     st.fixed_dictionaries(
-        {"name": st.sampled_from(["kd", "dkd"])}, optional={"weight": weights, "temperature": positive}
+        {"name": st.sampled_from(["kd", "dkd"])},
+        optional={"weight": weights, "temperature": positive, "standardise": st.booleans()},
     ),
+    st.fixed_dictionaries({"name": st.just("wkd")}, optional={"cost": paths, "iterations": counts}),
 )
 losses = st.sampled_from(["hard", "kd", "dist"]) | st.lists(terms, min_size=1, max_size=3)
 students = st.fixed_dictionaries(

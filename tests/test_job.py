@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from river_cases import samples
 
-from pipeline.config import Experiment, LabelSettings
+from pipeline.config import Digits, Experiment, LabelSettings
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.errors import ConfigError, MismatchError, TeacherError
-from pipeline.job import check_made_for, job_of, spec_of
+from pipeline.job import check_made_for, content_of, job_of, spec_of
 from pipeline.store.documents import Job
 
 TOPK = {"encoding": "topk", "k": 2, "temperatures": [1.0, 4.0]}
@@ -200,6 +200,67 @@ def test_labels_of_an_unknown_number_of_classes_are_refused() -> None:
         spec_of(LabelSettings(), dataset)
 
 
+SAMPLED = {"encoding": "sampled", "k": 2, "temperatures": [1.0]}
+HEAD = {**TOPK, "encoding": "head+sampled", "tail": 1}
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({}, {"encoding": "dense", "classes": 3, "dtype": "float16", "k": None, "temperatures": []}),
+        (TOPK, {**TOPK, "classes": 3, "dtype": "float16"}),
+        (SAMPLED, {**SAMPLED, "classes": 3, "dtype": "float16"}),
+        (HEAD, {**HEAD, "classes": 3, "dtype": "float16"}),
+        (
+            {**HEAD, "seed": 5, "standardised": True},
+            {**HEAD, "classes": 3, "dtype": "float16", "seed": 5, "standardised": True},
+        ),
+    ],
+)
+def test_a_job_says_of_its_labels_what_is_not_the_default(
+    table: dict[str, dict[str, Any]], labels: dict[str, object], expected: dict[str, object]
+) -> None:
+    """Law: a setting that came later is in no job that does without it, so the caches made before it still serve."""
+    assert job({**table, "labels": labels}).labels == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "key", "value"),
+    [
+        (HEAD, "tail", 2),
+        (HEAD, "seed", 1),
+        (HEAD, "standardised", True),
+        (TOPK, "standardised", True),
+        (SAMPLED, "seed", 1),
+        ({**SAMPLED, "encoding": "multinomial"}, "seed", 1),
+    ],
+)
+def test_what_is_drawn_or_kept_besides_changes_the_job_and_is_named(
+    table: dict[str, dict[str, Any]], labels: dict[str, object], key: str, value: object
+) -> None:
+    """Law: another fingerprint, by that field alone."""
+    before, after = (job({**table, "labels": each}) for each in (labels, {**labels, key: value}))
+    assert before.fingerprint != after.fingerprint
+    assert [found.field for found in before.differences(after)] == [f"labels.{key}"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "key", "value"),
+    [
+        ({}, "seed", 1),
+        ({}, "standardised", True),
+        (TOPK, "seed", 1),
+        (SAMPLED, "standardised", True),
+        ({**SAMPLED, "encoding": "multinomial"}, "standardised", True),
+    ],
+)
+def test_what_an_encoding_does_not_read_never_changes_the_job(
+    table: dict[str, dict[str, Any]], labels: dict[str, object], key: str, value: object
+) -> None:
+    """Law: no seed where nothing is drawn, no standardised sums where there are no sums."""
+    assert job({**table, "labels": {**labels, key: value}}).fingerprint == job({**table, "labels": labels}).fingerprint
+
+
 def test_temperatures_are_no_part_of_dense_labels() -> None:
     """Which serve any: so the grid, which is a default, makes no difference."""
     dense = [spec_of(LabelSettings(temperatures=grid), samples()) for grid in ((1.0,), (2.0, 4.0))]
@@ -252,3 +313,12 @@ def test_a_cache_of_another_dataset_is_refused_naming_the_field(
     """Law: stage two holds the dataset against the job's, as stage one does."""
     with pytest.raises(MismatchError, match=rf"was made by another job: .*{field} was .* and is now .*Nothing was"):
         check_made_for(job(table), Experiment.model_validate(table), change(samples()))
+
+
+def test_a_declared_version_stands_for_the_samples_that_are_left() -> None:
+    """Of another `without` it is another content; in another order, or without one, it is not."""
+    dataset = samples()
+    contents = {
+        content_of(Digits(kind="digits", version="1", without=without), dataset) for without in ((), (1, 2), (2, 1))
+    }
+    assert contents == {"version 1", "version 1 without [1, 2]"}
