@@ -29,13 +29,18 @@ threads sums in another order. About ten units in the last place of half precisi
 GPU may use in its stead.
 """
 
+ALL_DRAWN = (
+    "These labels are classes as they were drawn, of which none has its probability: they cannot be held against the "
+    'teacher. Those of other encodings can, as labels.encoding = "sampled" with a larger labels.k.'
+)
+
 
 @dataclass(frozen=True)
 class Answers:
     """What the teacher says now of N samples, against what is stored of them."""
 
     rows: int
-    agreeing: int  # rows whose largest logit is the same class's
+    agreeing: int  # rows whose largest logit is the same class's, or of which all was drawn
     difference: float  # the largest |log p| of a stored class, against the teacher's now
     stated: float  # the largest difference that the encoding states for these rows
     allowed: float  # the same, with what the teacher's own arithmetic may add
@@ -58,6 +63,7 @@ def ask_again(
     Raises:
         MismatchError: an input is not the one that the teacher saw.
         TeacherError: the teacher fails, or answers with other shapes or with what is not finite.
+        ConfigError: of all these rows, all that is stored was drawn.
 
     """
     chosen = np.sort(generator("ask again", seed).choice(len(reader), min(count, len(reader)), replace=False))
@@ -65,7 +71,9 @@ def ask_again(
     for rows in np.array_split(chosen, -(-chosen.size // teacher.settings.batch_size)):
         found.append(_compared(reader, teacher, rows))
         progress(rows.size)
-    agreeing, differences, stated, allowed, strange = (np.concatenate(part) for part in zip(*found, strict=True))
+    known, agreeing, differences, stated, allowed, strange = (np.concatenate(part) for part in zip(*found, strict=True))
+    if not known.any():
+        raise ConfigError(ALL_DRAWN)
     return Answers(
         rows=chosen.size,
         agreeing=int(agreeing.sum()),
@@ -77,7 +85,7 @@ def ask_again(
 
 
 def _compared(reader: Reader, teacher: Teacher, rows: Rows) -> Iterator[NDArray[np.generic]]:
-    """For each row: is the top class the same, by how much log p differs, the two bounds, and is that too much."""
+    """Of each row: is any known, is the top class the same, by how much log p differs, both bounds, is it too much."""
     batch, ids = reader.__getitems__(rows), reader.dataset.ids[rows]
     assert batch.soft is not None, "a reader of a cache"
     with explained(ids):
@@ -92,8 +100,9 @@ def _compared(reader: Reader, teacher: Teacher, rows: Rows) -> Iterator[NDArray[
     stated_N = encodings.bound(reader.spec, logits_NC, temperature)
     spread_N = logits_NC.amax(dim=1) - logits_NC.amin(dim=1)
     allowed_N = stated_N + DRIFT[teacher.settings.precision] * spread_N / temperature
-    same_N = top_N == logits_NC.argmax(dim=1)
-    return map(Tensor.numpy, (same_N, difference_N, stated_N, allowed_N, difference_N > allowed_N))
+    known_N = ~log_p_NK.isnan().all(dim=1)
+    same_N = (top_N == logits_NC.argmax(dim=1)) | ~known_N
+    return map(Tensor.numpy, (known_N, same_N, difference_N, stated_N, allowed_N, difference_N > allowed_N))
 
 
 def stored_log_p(labels: SoftLabels, temperature: float) -> tuple[Tensor, Tensor]:
@@ -107,10 +116,7 @@ def stored_log_p(labels: SoftLabels, temperature: float) -> tuple[Tensor, Tensor
     """
     if isinstance(labels, SampledLabels):
         if labels.exact_N is None:
-            raise ConfigError(
-                "These labels are counts of draws, of which none is a probability: they cannot be held against the "
-                'teacher. Labels of any other encoding can, as labels.encoding = "sampled".'
-            )
+            raise ConfigError(ALL_DRAWN)
         drawn_NK = torch.arange(labels.ids_NK.shape[1]) >= labels.exact_N[:, None]
         return labels.weights_NK.log().masked_fill(drawn_NK, torch.nan), labels.ids_NK
     if isinstance(labels, DenseLabels):

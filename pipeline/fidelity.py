@@ -28,6 +28,7 @@ from pipeline.store.layout import row_bytes
 BLOCK = 2**22  # logits worked on at once
 BINS = 15  # of confidence
 BATCH = 256  # rows whose gradients are added
+LEAST = 1e-6  # the length of a gradient that is more than the rounding of float32 probabilities
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What a method comes to at a temperature, each a mean over rows."""
+    """What a method comes to at a temperature, each a mean over rows; angles and norms over those with a gradient."""
 
     method: str
     temperature: float
@@ -109,9 +110,9 @@ def compare(
         ]
         columns, sums = _measured(blocks, method)
         ece = calibration_error(columns.pop("confidence"), columns.pop("right"))
-        means = {name: column.mean().item() for name, column in columns.items()}
+        means = {name: column.nanmean().item() for name, column in columns.items()}
         bias, noise = _bias(blocks[0], method, draws) if method.drawn else (means["tv"], 0.0)
-        angle = _degrees(*sums)[0].mean().item()
+        angle = _degrees(*sums)[0].nanmean().item()
         yield Fidelity(
             method.name, temperature, method.bytes, **means, ece=ece, batch_angle=angle, bias=bias, noise=noise
         )
@@ -131,7 +132,13 @@ def calibration_error(confidence_N: Tensor, right_N: Tensor) -> float:
 
 
 def stored(name: str, spec: LabelSpec) -> Method:
-    """An encoding of ours."""
+    """An encoding of ours.
+
+    Raises:
+        ConfigError: it cannot do what the spec asks.
+
+    """
+    encodings.check(spec)
     positions = spec.positions or 1
 
     def estimate(block: Block, seed: int) -> Estimate:
@@ -210,13 +217,13 @@ def _calibration(block: Block, p_NC: Tensor, w_NC: Tensor) -> dict[str, Tensor]:
 
 
 def _degrees(found_NC: Tensor, true_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """The angle between two vectors a row, and the share of the second's length that the first has."""
+    """The angle between two vectors a row, and the share of the second's length that the first has; NaN if it is 0."""
     # By the chord, which keeps small angles that an arc cosine loses.
     found, true = found_NC.double(), true_NC.double()
-    lengths = found.norm(dim=1), true.norm(dim=1)
-    ones = found / lengths[0][:, None].clamp(min=1e-300), true / lengths[1][:, None].clamp(min=1e-300)
+    lengths = found.norm(dim=1), true.norm(dim=1).where(true.norm(dim=1) > LEAST, math.nan)
+    ones = found / lengths[0][:, None].clamp(min=LEAST), true / lengths[1][:, None]
     chord, sum_ = (ones[0] - ones[1]).norm(dim=1), (ones[0] + ones[1]).norm(dim=1)
-    return torch.rad2deg(2 * torch.atan2(chord, sum_)), lengths[0] / lengths[1].clamp(min=1e-300)
+    return torch.rad2deg(2 * torch.atan2(chord, sum_)), lengths[0] / lengths[1]
 
 
 def _bias(block: Block, method: Method, draws: int) -> tuple[float, float]:

@@ -13,7 +13,7 @@ This module needs no torch at run time, so that looking at a cache stays quick.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,8 @@ STD_EPSILON = 1e-7
 @dataclass(frozen=True)
 class LabelSpec:
     """Which labels were asked for: all that an encoding needs to write and to read its rows."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a job's unknown setting may change its rows
 
     encoding: str
     classes: int

@@ -8,6 +8,7 @@ Shape legend
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from pipeline.losses import LOSSES, class_cost, prototypes, standardised, standa
 from pipeline.reader import Reader
 from pipeline.terms import WKD, Tempered, Term
 
+MOST = 700  # costs, in units of the regularisation, beyond which exp(-cost) is nothing even in float64
 SAMPLE = 4096  # rows whose logits tell which classes are alike
 WANTED = {name: frozenset(signature(loss).parameters) for name, loss in LOSSES.items()}
 
@@ -81,7 +83,8 @@ def objective(terms: Sequence[Term], reader: Reader) -> Objective:
     """The loss of these terms, with the class costs of each `wkd`: from its file, or estimated from the first labels.
 
     Raises:
-        ConfigError: a file is not there, or holds no square of finite costs, one for each pair of classes.
+        ConfigError: a file is not there, or holds no square of finite costs, one for each pair of classes; or costs are
+            so large beside the regularisation that the loss is no number.
 
     """
     costs = {}
@@ -89,24 +92,35 @@ def objective(terms: Sequence[Term], reader: Reader) -> Objective:
         if isinstance(term, WKD):
             sample = reader.__getitems__(range(min(SAMPLE, len(reader)))).soft
             assert isinstance(sample, DenseLabels), "only dense labels serve it"
+            logits_NC = sample.logits_NC
             costs[place] = (
-                _read(term, sample) if term.cost else class_cost(prototypes(sample.logits_NC), term.sharpness)
+                _read(term.cost, logits_NC.shape[1]) if term.cost else class_cost(prototypes(logits_NC), term.sharpness)
             )
+            _refuse_no_flow(term, costs[place])
     return Objective(terms, costs)
 
 
-def _read(term: WKD, sample: DenseLabels) -> Tensor:
-    classes = sample.logits_NC.shape[1]
+def _refuse_no_flow(term: WKD, costs_CC: Tensor) -> None:
+    largest, most = costs_CC.max().item(), MOST * term.regularisation
+    if largest > most:
+        raise ConfigError(
+            f'The loss "wkd" has class costs of up to {largest:g}, and nothing flows at more than {most:g}, which is '
+            f"{MOST} times its regularisation. Raise regularisation, or have costs of at most about 1."
+        )
+
+
+def _read(path: Path, classes: int) -> Tensor:
     try:
-        costs = np.load(term.cost or "", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            costs = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: these class costs cannot be read: {error}. Write them with numpy.save.") from None
+    shape, kind = costs.shape, costs.dtype.kind
+    with np.errstate(over="ignore"):  # what float32 does not hold is infinite, and refused
+        costs_CC = costs.astype(np.float32) if kind in "iuf" else np.full(1, np.nan, np.float32)
+    if shape != (classes, classes) or not np.isfinite(costs_CC).all() or (costs_CC < 0).any():
         raise ConfigError(
-            f"{term.cost}: these class costs cannot be read: {error}. Write them with numpy.save."
-        ) from None
-    shape, kind = getattr(costs, "shape", None), getattr(costs, "dtype", np.dtype(object)).kind
-    if shape != (classes, classes) or kind not in "iuf" or not np.isfinite(costs).all() or (costs < 0).any():
-        raise ConfigError(
-            f"{term.cost} holds {shape} of kind {kind!r} where costs of at least 0 were expected, [{classes}, "
+            f"{path} holds {shape} of kind {kind!r} where finite costs of at least 0 were expected, [{classes}, "
             f"{classes}], one for each pair of classes. Mend the file, or leave the key out to have them estimated."
         )
-    return torch.from_numpy(costs.astype(np.float32))
+    return torch.from_numpy(costs_CC)

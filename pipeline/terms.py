@@ -4,7 +4,7 @@ A loss is a sum of terms with weights, which may change over a run. Each term kn
 that `plan` and `inspect` say so without torch; `pipeline.objective` computes it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import cos, pi
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
@@ -34,7 +34,13 @@ class Ramp(Settings):
         [0.75, 0.8535533905932737]
         """
         share = progress if self.schedule == "linear" else (1 - cos(pi * progress)) / 2
-        return self.start + (self.end - self.start) * share
+        return (1 - share) * self.start + share * self.end  # at its ends exactly these, which `start + ...` is not
+
+
+Weight: TypeAlias = Annotated[
+    Annotated[float, Tag("number")] | Annotated[Ramp, Tag("ramp")],
+    Discriminator(lambda value: "ramp" if isinstance(value, Mapping | Ramp) else "number"),
+]
 
 
 class Term(Settings):
@@ -45,7 +51,7 @@ class Term(Settings):
     """Whether it counts times T^2, as its gradient shrinks by 1 / T^2 (Hinton et al. 2015, section 2)."""
 
     name: str
-    weight: float | Ramp = 1.0
+    weight: Weight = 1.0
 
     def weight_at(self, progress: float) -> float:
         """Its weight when a share of the steps is done."""
@@ -193,9 +199,15 @@ def _known_loss(name: str) -> str:
     return name
 
 
+def _some_term(terms: tuple[Term, ...]) -> tuple[Term, ...]:
+    if not terms:  # not by `min_length`, which counts what is valid: each mistake in a term would be told twice
+        raise ValueError('an empty list tells a student nothing; name a term, for example {name = "hard"}')
+    return terms
+
+
 Loss: TypeAlias = Annotated[
     Annotated[Annotated[str, AfterValidator(_known_loss)], Tag("name")]
-    | Annotated[Annotated[tuple[AnyTerm, ...], Field(strict=False, min_length=1)], Tag("sum")],
+    | Annotated[Annotated[tuple[AnyTerm, ...], Field(strict=False), AfterValidator(_some_term)], Tag("sum")],
     Discriminator(lambda value: "name" if isinstance(value, str) else "sum"),
 ]
 

@@ -11,6 +11,7 @@ import torch
 
 from pipeline import encodings
 from pipeline.config import Experiment
+from pipeline.errors import ConfigError
 from pipeline.fidelity import Fidelity, Method, compare, stored
 from pipeline.job import spec_of
 from pipeline.labels import DType, LabelSpec
@@ -26,6 +27,7 @@ from stages.sources import open_source
 GRID = (1.0, 2.0, 4.0, 8.0)
 DTYPES: tuple[DType, ...] = ("float32", "float16", "int8")
 FEW_CLASSES = 32
+LEAST_DEGREES = 1e-3  # on a logarithmic axis
 HEADER = ["", "T", "bytes", "ids", "KL", "TV", "tail", "ECE", "angle", "norm", "of 256", "variance", "bias", "(noise)"]
 LEGEND = """\
 Means over rows; bytes and ids of a row. KL of what is kept from the teacher (nats); TV: half of sum |w - p|; tail:
@@ -40,12 +42,16 @@ def fidelity(
     """Compare encodings, and the rules that others use, on random rows of the dataset; keeps a table and a plot.
 
     Raises:
-        ConfigError: labels that the dataset cannot have.
+        ConfigError: labels that the dataset cannot have, or a temperature that no softmax has.
         TeacherError: the teacher fails, or its logits are not finite.
 
     """
+    if not all(map(math.isfinite, temperatures)):
+        raise ConfigError(f"--temperature {' '.join(map(str, temperatures))}: expected finite numbers above 0.")
     dataset = open_source(experiment.dataset)
     spec = spec_of(experiment.labels, dataset)
+    asked = sorted(set(temperatures))
+    methods = {temperature: list(methods_for(spec.classes, temperature, asked)) for temperature in asked}
     teacher = teacher_of(experiment, dataset)
     chosen = np.sort(generator("fidelity", seed).choice(len(dataset), min(rows, len(dataset)), replace=False))
     parts = np.array_split(chosen, -(-chosen.size // teacher.settings.batch_size))
@@ -53,8 +59,7 @@ def fidelity(
     encodings.refuse_other_classes(spec, logits_NC, dataset.ids[chosen])
     encodings.refuse_non_finite(logits_NC, dataset.ids[chosen])
     known = np.full(chosen.size, -1) if dataset.labels is None else np.asarray(dataset.labels[chosen])
-    asked = sorted(set(temperatures))
-    methods = {temperature: list(methods_for(spec.classes, temperature, asked)) for temperature in asked}
+    make_directory(folder)  # refused before the work, not after it
     found = []
     with bar("methods", sum(map(len, methods.values())), 0) as progress:
         for temperature in asked:
@@ -108,7 +113,7 @@ def plot(found: Sequence[Fidelity]) -> bytes:
     for each in found:
         family = each.method.split(",")[0] if "top-" not in each.method else each.method.split(", ", 1)[1]
         lines = panels.setdefault(f"T = {each.temperature:g}", {})
-        lines.setdefault(family, []).append((each.bytes, max(each.batch_angle, 1e-3)))
+        lines.setdefault(family, []).append((each.bytes, max(LEAST_DEGREES, each.batch_angle)))  # that for NaN too
     return families(panels, "bytes a row", "degrees from the teacher's gradient, 256 rows")
 
 
@@ -124,9 +129,10 @@ def _row(each: Fidelity) -> list[str]:
         f"{each.bytes:,.0f}",
         f"{each.ids:.1f}",
         *(_number(value) for value in (each.kl, each.tv, each.tail, each.ece)),
-        f"{each.angle:.1f}",
-        f"{each.norm:.3f}",
-        f"{each.batch_angle:.2f}",
+        *(
+            "-" if math.isnan(value) else f"{value:.{digits}f}"
+            for value, digits in ((each.angle, 1), (each.norm, 3), (each.batch_angle, 2))
+        ),
         *(_number(value) for value in (each.variance, each.bias)),
         f"({_number(each.noise)})" if each.noise else "",
     ]

@@ -9,7 +9,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from pipeline.labels import LabelSpec
 from pipeline.store.state import State, read_state
 from pipeline.store.writer import human
-from pipeline.terms import served
+from pipeline.terms import TERMS, served
 from stages.report import Report, counted, duration
 
 INCOMPLETE = 4
@@ -57,7 +57,7 @@ def _text(facts: dict[str, Any]) -> str:
     )
     hosts = _listed(facts["hosts"]) or "no host"
     made = f"{duration(facts['seconds'])} in {counted(facts['attempts'], 'attempt')} on {hosts}"
-    serves = "\n".join(f"  {name:<10} {words}" for name, words in facts["serves"].items())
+    serves = "".join(f"\n  {name:<10} {words}" for name, words in facts["serves"].items())
     asked = "\n".join(f"{section:<9} {_listed(facts['asked'][section])}" for section in facts["asked"])
     return (
         f"cache     {facts['cache']}\n"
@@ -68,7 +68,7 @@ def _text(facts: dict[str, Any]) -> str:
         f"{asked}\n"
         f"arrays    {_listed(facts['arrays'])}\n"
         f"about     {_listed(facts['about'])}\n"
-        f"serves\n{serves}"
+        f"serves{serves or '    nothing that this version knows'}"
     )
 
 
@@ -77,6 +77,8 @@ def _serves(labels: Mapping[str, JsonValue]) -> dict[str, str]:
     try:
         spec = TypeAdapter(LabelSpec).validate_python(labels)
     except ValidationError:
+        return {}
+    if not any(spec.encoding in kind.serves for kind in TERMS.values()):
         return {}
     return served(spec.encoding, spec.temperatures, standardised=spec.standardised)
 

@@ -74,6 +74,14 @@ baseline = "alone"
 """
 
 TOPK = ("labels.encoding=topk", "labels.k=2")
+KINDS = {
+    "dense int8": ("labels.dtype=int8",),
+    "topk int8": (*TOPK, "labels.dtype=int8"),
+    "sampled": ("labels.encoding=sampled", "labels.k=4", "labels.temperatures=[4]"),
+    "multinomial": ("labels.encoding=multinomial", "labels.k=9", "labels.temperatures=[4]"),
+    "head+sampled": ("labels.encoding=head+sampled", "labels.k=1", "labels.tail=1", "labels.temperatures=[1, 4]"),
+}
+"""Labels that serve "kd" at temperature 4, besides dense and topk in floats."""
 ECHO = (
     "teacher.model=own_networks:Echo",
     "teacher.options={}",

@@ -1,10 +1,15 @@
 """What a cache is, told from its documents: `inspect`."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
+from river_cases import DENSE, job_for, samples, write_cache
 from stage_cases import ROWS, snapshot, softlabels
+
+from pipeline.terms import served
 
 
 def test_a_sealed_cache_says_what_it_is(filled: Path) -> None:
@@ -20,6 +25,8 @@ def test_a_sealed_cache_says_what_it_is(filled: Path) -> None:
     text = softlabels("inspect", "cache").out
     assert f"sealed, cache id {seal['cache_id']}" in text
     assert "4 of 4 done" in text
+    assert re.search(r"serves\n  hard +always\n  kd +any temperature, standardised too\n", text)
+    assert facts["serves"] == served("dense", (), standardised=False)
     assert snapshot(filled) == before
 
 
@@ -32,6 +39,31 @@ def test_a_cache_on_its_way_says_how_far_it_is(filled: Path) -> None:
     assert "NOT SEALED: run `softlabels generate` again" in outcome.out
     assert "3 of 4 done" in outcome.out
     assert softlabels("inspect", "cache", "--json").facts["shards_done"] == 3
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {},
+        {"encoding": "wavelet", "classes": 3, "dtype": "float16"},
+        {"encoding": "dense", "classes": 3, "dtype": "bits"},
+        {"encoding": "dense", "classes": 3, "dtype": "float16", "rotated": True},
+        {"encoding": "topk", "classes": 3, "dtype": "float16", "k": 2, "temperatures": ["warm"]},
+        {"encoding": ["\x1b[2J"], "scale": {"deep": [1, None]}},
+    ],
+)
+def test_labels_that_this_version_does_not_know_are_shown_and_said_to_serve_nothing(
+    labels: dict[str, JsonValue], tmp_path: Path
+) -> None:
+    """Law: a cache of another program is inspected all the same, to its seal; no loss is promised."""
+    job = job_for(samples(), DENSE).model_copy(update={"labels": labels})
+    write_cache(tmp_path / "foreign", samples(), job=job)
+    facts = softlabels("inspect", str(tmp_path / "foreign"), "--json").facts
+    assert (facts["sealed"], facts["asked"]["labels"], facts["serves"]) == (True, labels, {})
+    outcome = softlabels("inspect", str(tmp_path / "foreign"))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.endswith("serves    nothing that this version knows\n")
+    assert "\x1b" not in outcome.out
 
 
 @pytest.mark.parametrize("name", ["job.json", "receipts/000000001.json", "seal.json"])

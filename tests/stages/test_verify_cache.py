@@ -4,11 +4,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from stage_cases import TOPK, Outcome, must, run, snapshot, softlabels
+from stage_cases import ECHO, KINDS, TOPK, Outcome, must, run, snapshot, softlabels
 
+from pipeline.encodings import decode
 from pipeline.models import build
+from pipeline.reader import label_spec
+from pipeline.store.mapped import LabelCache
 from pipeline.teachers import Teacher
 from pipeline.weights import save_state
 
@@ -87,7 +91,16 @@ def ask_again(*words: str, settings: tuple[str, ...] = ()) -> Outcome:
 
 
 @pytest.mark.promise("P15")
-@pytest.mark.parametrize("settings", [(), TOPK, ("labels.dtype=float32",), ("teacher.precision=bfloat16",)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        TOPK,
+        ("labels.dtype=float32",),
+        ("teacher.precision=bfloat16",),
+        *(KINDS[kind] for kind in sorted(KINDS.keys() - {"multinomial"})),
+    ],
+)
 @pytest.mark.usefixtures("fitted")
 def test_the_teacher_asked_again_says_what_is_stored(settings: tuple[str, ...]) -> None:
     """Law: of random rows, the same best class in all, and no difference beyond the encoding's stated error."""
@@ -115,6 +128,43 @@ def test_labels_that_are_not_the_teachers_are_found_though_every_byte_is_proven(
     assert "That is more than encoding and arithmetic explain for 8 samples (ids " in outcome.out
     assert "Has the code of its model changed?" in outcome.out
     assert len(ask_again("--rows", "8", "--json").facts["teacher"]["strangers"]) == 8
+
+
+@pytest.mark.usefixtures("fitted")
+@pytest.mark.parametrize("kind", ["sampled", "head+sampled"])
+@pytest.mark.parametrize("change", [lambda logits: 1.5 * logits, lambda logits: logits.roll(1, dims=1)])
+def test_labels_of_another_teacher_are_found_by_what_is_exact_of_a_sample(
+    monkeypatch: pytest.MonkeyPatch, kind: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """Law: the classes that were drawn say nothing of one row, and the others give it away: exit 5."""
+    must("generate", *KINDS[kind])
+    answers_otherwise(monkeypatch, change)
+    outcome = ask_again("--json", settings=KINDS[kind])
+    assert outcome.code == 5
+    assert len(outcome.facts["teacher"]["strangers"]) > 40
+
+
+@pytest.mark.usefixtures("fitted")
+@pytest.mark.parametrize("settings", [KINDS["multinomial"], (*KINDS["sampled"], "labels.k=1")])
+def test_what_was_drawn_is_not_held_against_the_teacher(settings: tuple[str, ...]) -> None:
+    """Law: of counts, and of a sample of one, no row can be judged: exit 2, with what can; all bytes can be proven."""
+    must("generate", *settings)
+    ask_again(settings=settings).refuses(
+        2, "classes as they were drawn, of which none has its", "with a larger labels.k"
+    )
+    assert softlabels("verify", "cache").code == 0
+
+
+@pytest.mark.usefixtures("fitted")
+def test_a_row_of_which_all_was_drawn_disagrees_with_no_one() -> None:
+    """Law: where the teacher is torn none is kept for certain, so none is said to be another than its best."""
+    few = (*ECHO, "views.std=50", *KINDS["sampled"], "labels.k=2")
+    must("generate", *few)
+    cache = LabelCache.open(Path("cache"))
+    stored = {name: torch.from_numpy(part) for name, part in cache.gather(0, np.arange(50)).items()}
+    labels = decode(label_spec(cache), stored)
+    assert 0 < (labels.exact_N == 0).sum() < 50
+    assert ask_again("--json", settings=few).facts["teacher"]["agreement"] == 1.0
 
 
 def answers_otherwise(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
