@@ -7,6 +7,7 @@ Shape legend
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from inspect import signature
 from pathlib import Path
 
@@ -43,6 +44,12 @@ class Objective:
     def at(self, progress: float) -> "Objective":
         """The same with the weights that it has when a share of the steps is done."""
         return Objective(self.terms, self.costs, progress)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What decides its value besides the terms: a digest of the class costs, if there are any."""
+        digest = sha256(b"".join(cost.numpy().tobytes() for cost in self.costs.values()))
+        return {"class_costs": digest.hexdigest()} if self.costs else {}
 
     def __call__(self, student_logits_NC: Tensor, labels_N: Tensor, soft: SoftLabels | None) -> Tensor:
         """The sum, [N].

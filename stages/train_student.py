@@ -15,7 +15,7 @@ from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError
 from pipeline.job import check_made_for
 from pipeline.models import build
-from pipeline.objective import objective
+from pipeline.objective import Objective, objective
 from pipeline.ranks import Ranks, joined
 from pipeline.reader import Reader, few_labels, label_spec
 from pipeline.runs import Metrics, Run, finished
@@ -81,11 +81,11 @@ def _with_baselines(experiment: Experiment, names: Sequence[str]) -> list[str]:
 
 
 def _train_all(school: School, students: dict[str, Student], *, restart: bool) -> dict[str, list[Metrics]]:
-    entries = [
-        (_run(school, name, student, seed), _lesson(school, student, seed))
-        for name, student in students.items()
-        for seed in range(student.seed, student.seed + student.repeats)
-    ]
+    entries: list[tuple[Run, Lesson]] = []
+    for name, student in students.items():
+        told = objective(student.terms, Reader(school.dataset, school.cache if student.soft else None))
+        seeds = range(student.seed, student.seed + student.repeats)
+        entries += [(_run(school, name, student, seed, told), _lesson(school, student, seed, told)) for seed in seeds]
     # What can be refused is refused before the first of them has trained for hours.
     groups = classes(entries, school.dataset)
     if restart and school.ranks.leads:
@@ -113,7 +113,7 @@ def _teach(school: School, entries: list[tuple[Run, Lesson]], watch: Watch) -> l
     return teach(entries, Reader(school.dataset, cache), watch, readers(school.experiment), school.ranks)
 
 
-def _run(school: School, name: str, student: Student, seed: int) -> Run:
+def _run(school: School, name: str, student: Student, seed: int, told: Objective) -> Run:
     alone = student.model_copy(update={"seed": seed, "repeats": 1, "baseline": None})
     identity: dict[str, Any] = {
         **alone.model_dump(mode="json", exclude={"device", "repeats", "baseline"}),
@@ -121,6 +121,7 @@ def _run(school: School, name: str, student: Student, seed: int) -> Run:
         "std": school.experiment.views.std,
         **school.contents,
         "cache_id": school.cache.cache_id if student.soft and school.cache else None,
+        **told.identity,
     }
     folder = school.runs / name / f"seed-{seed}"
     config = dump(school.experiment.model_copy(update={"students": {name: alone}}))
@@ -132,7 +133,7 @@ def _run(school: School, name: str, student: Student, seed: int) -> Run:
     return Run(folder, folder / "student.safetensors", identity, config, alone, school.experiment.views, seed, facts)
 
 
-def _lesson(school: School, student: Student, seed: int) -> Lesson:
+def _lesson(school: School, student: Student, seed: int, told: Objective) -> Lesson:
     dataset, visible = school.dataset, None
     if student.true_labels is not None:
         labels = np.full(len(dataset), -1) if dataset.labels is None else dataset.labels
@@ -141,5 +142,4 @@ def _lesson(school: School, student: Student, seed: int) -> Lesson:
     def network() -> torch.nn.Module:
         return build(student.model, student.options, dataset.input_shape, dataset.classes or 0)
 
-    told = objective(student.terms, Reader(dataset, school.cache if student.soft else None))
     return Lesson(network, told, student.soft, school.test, visible)

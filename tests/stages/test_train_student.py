@@ -393,6 +393,17 @@ def after_some_steps() -> Iterator[Stop]:
     yield Soon()
 
 
+@pytest.mark.usefixtures("filled")
+def test_class_costs_that_changed_make_another_run() -> None:
+    """Their file is named in the experiment; what it holds decides the weights."""
+    flags = ("--student", "alone")
+    setting = 'students.alone.loss=[{name = "wkd", cost = "costs.npy"}]'
+    np.save("costs.npy", 1 - np.eye(3))
+    must("train", setting, flags=flags)
+    np.save("costs.npy", 2 - 2 * np.eye(3))
+    run("train", setting, flags=flags).refuses(5, "class_costs was")
+
+
 def test_students_share_one_cache(trained: Path) -> None:
     """Law: training students changes no byte of the cache."""
     before = snapshot(trained / "cache")
