@@ -1,9 +1,10 @@
 """What a byte of a label is worth, on rows of real teachers: an ImageNet classifier's and a language model's.
 
 First three claims, side by side on the same rows. `sampled` against multinomial counts, of as many draws as come to 20
-different ids a row: with as many ids and with 0.6 of them, the variance of the gradient by the logits. The positions of
-a language model share a record a sequence; a classifier's rows have one each, and to show what that costs, a hundred.
-And the error of the tail's mass at each temperature of the grid, of top-k labels and of probabilities renormalised.
+different ids a row: with as many ids and with 0.6 of them, the variance of the weights, which is that of the gradient
+by the logits. Rows have a record each; then the positions of a sequence share one, and so do a hundred rows of the
+classifier, to show what that is worth. Bytes are against counts packed without room to spare. And the error of the
+tail's mass at each temperature of the grid, of top-k labels and of probabilities renormalised.
 
 Then the table and the plot that `softlabels fidelity` makes, of each teacher.
 
@@ -20,9 +21,11 @@ import torch
 
 from benchmarks.results import FOLDER, Row, publish
 from benchmarks.rows import classifier, language
+from pipeline.encodings.ids import ids_array
 from pipeline.fidelity import Fidelity, Method, compare, stored
 from pipeline.labels import LabelSpec
 from pipeline.rules import rule
+from pipeline.store.layout import row_bytes
 from stages.fidelity import GRID, kept, methods_for
 from stages.report import Report
 
@@ -53,11 +56,12 @@ def against_counts(name: str, logits_NC: torch.Tensor, positions: int | None) ->
     classes = logits_NC.shape[1]
     draws = draws_for(logits_NC, IDS)
     counts = measured(logits_NC, stored("", LabelSpec("multinomial", classes, "float16", draws, (1.0,))))
+    packed = counts.ids * (row_bytes(ids_array("ids", classes, 1)) + 1) + 1  # no room left: id and count, and a length
     for k in (IDS, FEWER):
         ours = measured(logits_NC, stored("", LabelSpec("sampled", classes, "float16", k, (1.0,), positions=positions)))
         what = f"{name}: sampled, {ours.ids:.1f} ids, against {draws} draws, {counts.ids:.1f} ids"
         yield Row(f"{what}: variance", ours.variance, "", counts.variance, ours.variance / counts.variance)
-        yield Row(f"{what}: bytes a row", ours.bytes, "bytes", counts.bytes, ours.bytes / counts.bytes)
+        yield Row(f"{what}: bytes a row, these packed", ours.bytes, "bytes", packed, ours.bytes / packed)
 
 
 def tails(name: str, logits_NC: torch.Tensor) -> Iterator[Row]:
@@ -74,7 +78,8 @@ def tabled(name: str, logits_NC: torch.Tensor, labels_N: torch.Tensor, positions
     """Every method at T = 1 and 4, kept with its plot."""
     found = []
     for temperature in (1.0, 4.0):
-        methods = list(methods_for(logits_NC.shape[1], temperature, GRID, positions))
+        labelled = bool((labels_N >= 0).any())
+        methods = list(methods_for(logits_NC.shape[1], temperature, GRID, labelled=labelled, positions=positions))
         found += list(compare(logits_NC, labels_N, methods, temperature, draws))
     folder = FOLDER if draws > QUICK_DRAWS else Path("runs")
     return kept(found, len(logits_NC), draws, folder / f"fidelity_{name}")
@@ -92,6 +97,7 @@ def main(*, quick: bool) -> None:
     rows = [
         *against_counts("classifier", images, None),
         *against_counts(f"classifier, {shared} rows a record", images, shared),
+        *against_counts("language model", tokens, None),
         *against_counts(f"language model, {length} positions a record", tokens, length),
         *tails("classifier", images),
         *tails("language model", tokens),

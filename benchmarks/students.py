@@ -1,7 +1,7 @@
 """What each loss and each encoding is worth to a student: test accuracy and calibration beside bytes a row.
 
 Five seeds of a small network on Fashion-MNIST, all true labels: alone, and told by each loss from dense float16 labels;
-then by `kd` from every other encoding. The difference to `alone` is that of the same seeds. Runs that are done are not
+then by `kd` from other encodings. The difference to `alone` is that of the same seeds. Runs that are done are not
 done again.
 
     make losses

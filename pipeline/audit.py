@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import encodings
+from pipeline.encodings.sampled import rounding
 from pipeline.errors import ConfigError
 from pipeline.labeller import explained
 from pipeline.labels import DenseLabels, SampledLabels, SoftLabels
@@ -40,7 +41,8 @@ class Answers:
     """What the teacher says now of N samples, against what is stored of them."""
 
     rows: int
-    agreeing: int  # rows whose largest logit is the same class's, or of which all was drawn
+    known: int  # rows of which a class has its probability, and was not drawn
+    agreeing: int  # of these, rows whose largest logit is the same class's
     difference: float  # the largest |log p| of a stored class, against the teacher's now
     stated: float  # the largest difference that the encoding states for these rows
     allowed: float  # the same, with what the teacher's own arithmetic may add
@@ -76,6 +78,7 @@ def ask_again(
         raise ConfigError(ALL_DRAWN)
     return Answers(
         rows=chosen.size,
+        known=int(known.sum()),
         agreeing=int(agreeing.sum()),
         difference=float(differences.max()),
         stated=float(stated.max()),
@@ -96,13 +99,18 @@ def _compared(reader: Reader, teacher: Teacher, rows: Rows) -> Iterator[NDArray[
     log_p_NK, classes_NK = stored_log_p(batch.soft, temperature)
     now_NK = torch.log_softmax(logits_NC / temperature, dim=1).gather(1, classes_NK)
     top_N = classes_NK.gather(1, log_p_NK.nan_to_num(-torch.inf).argmax(dim=1, keepdim=True))[:, 0]
-    difference_N = (log_p_NK - now_NK).abs().nan_to_num(0.0).amax(dim=1)
-    stated_N = encodings.bound(reader.spec, logits_NC, temperature)
-    spread_N = logits_NC.amax(dim=1) - logits_NC.amin(dim=1)
-    allowed_N = stated_N + DRIFT[teacher.settings.precision] * spread_N / temperature
+    difference_NK = (log_p_NK - now_NK).abs().nan_to_num(0.0)
+    if isinstance(batch.soft, SampledLabels):
+        stated_NK = rounding(reader.spec, batch.soft.weights_NK).masked_fill(log_p_NK.isnan(), 0.0)
+    else:
+        stated_NK = encodings.bound(reader.spec, logits_NC, temperature)[:, None]
+    spread_N1 = logits_NC.amax(dim=1, keepdim=True) - logits_NC.amin(dim=1, keepdim=True)
+    allowed_NK = stated_NK + DRIFT[teacher.settings.precision] * spread_N1 / temperature
     known_N = ~log_p_NK.isnan().all(dim=1)
-    same_N = (top_N == logits_NC.argmax(dim=1)) | ~known_N
-    return map(Tensor.numpy, (known_N, same_N, difference_N, stated_N, allowed_N, difference_N > allowed_N))
+    same_N = (top_N == logits_NC.argmax(dim=1)) & known_N
+    strange_N = (difference_NK > allowed_NK).any(dim=1)
+    largest = (each.amax(dim=1) for each in (difference_NK, stated_NK, allowed_NK))
+    return map(Tensor.numpy, (known_N, same_N, *largest, strange_N))
 
 
 def stored_log_p(labels: SoftLabels, temperature: float) -> tuple[Tensor, Tensor]:

@@ -85,8 +85,8 @@ class Fidelity:
     norm: float  # the length of a row's gradient, as a share of that one
     batch_angle: float  # degrees, of gradients added over 256 rows
     variance: float  # sum over classes of (w - p)^2
-    bias: float  # half of sum |mean of the draws - p|; of what is not drawn, its tv
-    noise: float  # what `bias` would be of as many unbiased draws, by their own spread
+    bias: float  # sum over classes of (mean of the draws - p)^2, on as many rows as fit a block
+    chance: float  # what `bias` would be of as many unbiased draws, by their own variance; 0 of what is not drawn
 
 
 def compare(
@@ -99,7 +99,7 @@ def compare(
         labels_N: true classes, -1 where not known: calibration is then against the teacher's own probabilities.
         methods: what to compare.
         temperature: of the softmax to be kept.
-        draws: how often what is drawn is drawn again for its bias, on as many rows as fit a block.
+        draws: how often what is drawn is drawn again for its bias.
 
     """
     for method in methods:
@@ -111,10 +111,10 @@ def compare(
         columns, sums = _measured(blocks, method)
         ece = calibration_error(columns.pop("confidence"), columns.pop("right"))
         means = {name: column.nanmean().item() for name, column in columns.items()}
-        bias, noise = _bias(blocks[0], method, draws) if method.drawn else (means["tv"], 0.0)
+        bias, chance = _bias(_spread_out(logits_NC, labels_N, method.positions, temperature), method, draws)
         angle = _degrees(*sums)[0].nanmean().item()
         yield Fidelity(
-            method.name, temperature, method.bytes, **means, ece=ece, batch_angle=angle, bias=bias, noise=noise
+            method.name, temperature, method.bytes, **means, ece=ece, batch_angle=angle, bias=bias, chance=chance
         )
 
 
@@ -131,8 +131,8 @@ def calibration_error(confidence_N: Tensor, right_N: Tensor) -> float:
     return gaps.abs().sum().item() / len(confidence_N)
 
 
-def stored(name: str, spec: LabelSpec) -> Method:
-    """An encoding of ours.
+def stored(name: str, spec: LabelSpec, kept: int | None = None) -> Method:
+    """An encoding of ours; `kept` is its k, if not given otherwise.
 
     Raises:
         ConfigError: it cannot do what the spec asks.
@@ -153,7 +153,7 @@ def stored(name: str, spec: LabelSpec) -> Method:
 
     size = sum(map(row_bytes, encodings.arrays(spec))) / positions
     drawn = spec.encoding not in ("dense", "topk")
-    kept = None if spec.encoding == "dense" else spec.k
+    kept = None if spec.encoding == "dense" else kept or spec.k
     return Method(name, size, estimate, kept, drawn, positions)
 
 
@@ -227,14 +227,24 @@ def _degrees(found_NC: Tensor, true_NC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bias(block: Block, method: Method, draws: int) -> tuple[float, float]:
-    """Half of sum |mean over the draws - p|, and what that would be of unbiased draws that spread as these do."""
+    """The sum of (mean over the draws - p)^2, and what it would be of unbiased draws of this variance, a row."""
     mean_NC = torch.zeros(block.logits_NC.shape, dtype=torch.float64)
     square_NC = torch.zeros_like(mean_NC)
+    draws = draws if method.drawn else 1
     for seed in range(draws):
         w_NC = method.estimate(block, seed)[0].double()
         mean_NC += w_NC / draws
         square_NC += w_NC.square() / draws
-    deviation_NC = (square_NC - mean_NC.square()).clamp(min=0).div_(max(1, draws - 1)).sqrt_()
-    bias_N = (mean_NC - block.teacher()).abs().sum(dim=1) / 2
-    noise_N = deviation_NC.sum(dim=1) / 2 * math.sqrt(2 / math.pi)  # the mean of |x| of a normal x
-    return bias_N.mean().item(), noise_N.mean().item()
+    bias_N = (mean_NC - block.teacher()).square().sum(dim=1)
+    # Without bias by Bessel's correction, whatever the distribution: so are rare classes counted that never came.
+    chance_N = (square_NC - mean_NC.square()).clamp(min=0).sum(dim=1) / max(1, draws - 1)
+    return bias_N.mean().item(), chance_N.mean().item()
+
+
+def _spread_out(logits_NC: Tensor, labels_N: Tensor, positions: int, temperature: float) -> Block:
+    """As many rows as fit a block, evenly spaced; of records of positions, the first ones."""
+    rows = max(1, min(len(logits_NC), BLOCK // logits_NC.shape[1]))
+    places = torch.arange(rows) * len(logits_NC) // rows
+    if positions > 1:
+        places = torch.arange(max(1, rows // positions) * positions)
+    return Block(logits_NC[places], labels_N[places], 0, temperature)

@@ -19,7 +19,8 @@ from pipeline.errors import ConfigError
 from pipeline.labels import DenseLabels, SoftLabels
 from pipeline.losses import LOSSES, class_cost, prototypes, standardised, standardised_labels
 from pipeline.reader import Reader
-from pipeline.terms import WKD, Tempered, Term
+from pipeline.seeds import generator
+from pipeline.terms import DIST, WKD, Tempered, Term
 
 MOST = 700  # costs, in units of the regularisation, beyond which exp(-cost) is nothing even in float64
 SAMPLE = 4096  # rows whose logits tell which classes are alike
@@ -47,9 +48,10 @@ class Objective:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What decides its value besides the terms: a digest of the class costs, if there are any."""
-        digest = sha256(b"".join(cost.numpy().tobytes() for cost in self.costs.values()))
-        return {"class_costs": digest.hexdigest()} if self.costs else {}
+        """What decides its value besides terms and labels: a digest of class costs that come from a file, if any do."""
+        named = [place for place, term in enumerate(self.terms) if isinstance(term, WKD) and term.cost]
+        digest = sha256(b"".join(self.costs[place].numpy().tobytes() for place in named))
+        return {"class_costs": digest.hexdigest()} if named else {}
 
     def __call__(self, student_logits_NC: Tensor, labels_N: Tensor, soft: SoftLabels | None) -> Tensor:
         """The sum, [N].
@@ -86,25 +88,38 @@ class Objective:
         return loss_N if factor == 1 else factor * loss_N
 
 
-def objective(terms: Sequence[Term], reader: Reader) -> Objective:
-    """The loss of these terms, with the class costs of each `wkd`: from its file, or estimated from the first labels.
+def objective(terms: Sequence[Term], reader: Reader, world: int = 1) -> Objective:
+    """The loss of these terms, with the class costs of each `wkd`: from its file, or estimated from random labels.
+
+    Args:
+        terms: the summands.
+        reader: of the labels to learn from.
+        world: how many processes share a batch.
 
     Raises:
         ConfigError: a file is not there, or holds no square of finite costs, one for each pair of classes; or costs are
-            so large beside the regularisation that the loss is no number.
+            so large beside the regularisation that the loss is no number; or a term compares rows that no process sees
+            together.
 
     """
     costs = {}
     for place, term in enumerate(terms):
-        if isinstance(term, WKD):
-            sample = reader.__getitems__(range(min(SAMPLE, len(reader)))).soft
-            assert isinstance(sample, DenseLabels), "only dense labels serve it"
-            logits_NC = sample.logits_NC
-            costs[place] = (
-                _read(term.cost, logits_NC.shape[1]) if term.cost else class_cost(prototypes(logits_NC), term.sharpness)
+        if isinstance(term, DIST) and world > 1:
+            raise ConfigError(
+                f'The loss "dist" compares the rows of a batch, and {world} processes share each: none sees them all. '
+                "Train this student in one process, or by another loss."
             )
+        if isinstance(term, WKD):
+            costs[place] = _read(term.cost, reader.spec.classes) if term.cost else _estimated(term, reader)
             _refuse_no_flow(term, costs[place])
     return Objective(terms, costs)
+
+
+def _estimated(term: WKD, reader: Reader) -> Tensor:
+    chosen = generator("class costs").choice(len(reader), min(SAMPLE, len(reader)), replace=False)
+    sample = reader.__getitems__(np.sort(chosen)).soft
+    assert isinstance(sample, DenseLabels), "only dense labels serve it"
+    return class_cost(prototypes(sample.logits_NC), term.sharpness)
 
 
 def _refuse_no_flow(term: WKD, costs_CC: Tensor) -> None:

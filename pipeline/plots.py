@@ -33,7 +33,8 @@ def families(panels: Mapping[str, Mapping[str, Points]], across: str, up: str) -
             axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name)
         axes.set(title=title, xlabel=across, ylabel=up, xscale="log", yscale="log")
         axes.grid(visible=True, which="major", alpha=0.3)
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    if axes.lines:
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return _png(figure)
 
 

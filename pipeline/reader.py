@@ -18,8 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline import encodings
 from pipeline.datasets import Dataset
+from pipeline.encodings.ids import four_bytes
 from pipeline.errors import ConfigError, CorruptError, DatasetError, MismatchError
-from pipeline.labels import LabelSpec, SoftLabels, Tensors
+from pipeline.labels import ArraySpec, LabelSpec, SoftLabels, Tensors
 from pipeline.seeds import generator
 from pipeline.store.documents import ROW_ARRAYS
 from pipeline.store.mapped import LabelCache
@@ -121,12 +122,17 @@ def label_spec(cache: LabelCache) -> LabelSpec:
         encodings.check(spec)
     except (ValidationError, ConfigError) as error:
         raise CorruptError(f"{cache.root}: its job describes labels that cannot be read: {error}") from None
-    expected = [(array.name, array.dtype, array.row_shape) for array in (*ROW_ARRAYS, *encodings.arrays(spec))]
-    if [(array.name, array.dtype, array.row_shape) for array in cache.job.arrays] != expected:
+    expected = (*ROW_ARRAYS, *encodings.arrays(spec))
+    found = [_form(array) for array in cache.job.arrays]
+    if found not in (list(map(_form, expected)), [_form(four_bytes(array)) for array in expected]):
         raise CorruptError(
             f"{cache.root}: its job lists other arrays than its {spec.encoding} labels have. Make it again."
         )
     return spec
+
+
+def _form(array: ArraySpec) -> tuple[str, str, tuple[int, ...]]:
+    return array.name, array.dtype, array.row_shape
 
 
 def few_labels(labels_N: Rows, count: int, seed: int) -> Rows:

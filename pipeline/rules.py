@@ -54,10 +54,11 @@ def _kept(p_NC: Tensor, ids_NK: Tensor) -> Tensor:
     return p_NC.gather(1, ids_NK).half().float()
 
 
+TO_THE_LABEL = "tail to the label"
 RULES: dict[str, Rule] = {
     "renormalised or re-tempered": renormalised,
     "tail spread evenly": spread,
-    "tail to the label": to_the_label,
+    TO_THE_LABEL: to_the_label,
 }
 
 

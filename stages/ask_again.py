@@ -36,7 +36,7 @@ def ask_teacher_again(path: Path, experiment: Experiment, rows: int, seed: int) 
     teacher = teacher_of(experiment, dataset)
     with bar("ask again", min(rows, len(dataset))) as progress:
         answers = ask_again(Reader(dataset, cache), teacher, rows, seed, progress.update)
-    facts = report.facts | {"teacher": {**asdict(answers), "agreement": answers.agreeing / answers.rows}}
+    facts = report.facts | {"teacher": {**asdict(answers), "agreement": answers.agreeing / answers.known}}
     return replace(
         report,
         facts=facts,
@@ -47,8 +47,8 @@ def ask_teacher_again(path: Path, experiment: Experiment, rows: int, seed: int) 
 
 def _answered(answers: Answers) -> str:
     said = (
-        f"The teacher, asked again about {counted(answers.rows, 'row')}: the same best class in "
-        f"{answers.agreeing / answers.rows:.2%}; |log p| of stored classes differs by at most "
+        f"The teacher, asked again about {counted(answers.known, 'row')}: the same best class in "
+        f"{answers.agreeing / answers.known:.2%}; |log p| of stored classes differs by at most "
         f"{answers.difference:.2g}; the encoding states up to {answers.stated:.2g}, and {answers.allowed:.2g} "
         "with the arithmetic of asking twice."
     )

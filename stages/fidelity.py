@@ -16,7 +16,7 @@ from pipeline.fidelity import Fidelity, Method, compare, stored
 from pipeline.job import spec_of
 from pipeline.labels import DType, LabelSpec
 from pipeline.plots import families
-from pipeline.rules import RULES, rule
+from pipeline.rules import RULES, TO_THE_LABEL, rule
 from pipeline.seeds import generator
 from pipeline.store.files import make_directory, write_durably
 from stages.bars import bar
@@ -28,12 +28,12 @@ GRID = (1.0, 2.0, 4.0, 8.0)
 DTYPES: tuple[DType, ...] = ("float32", "float16", "int8")
 FEW_CLASSES = 32
 LEAST_DEGREES = 1e-3  # on a logarithmic axis
-HEADER = ["", "T", "bytes", "ids", "KL", "TV", "tail", "ECE", "angle", "norm", "of 256", "variance", "bias", "(noise)"]
+HEADER = ["", "T", "bytes", "ids", "KL", "TV", "tail", "ECE", "angle", "norm", "of 256", "variance", "bias²", "chance"]
 LEGEND = """\
 Means over rows; bytes and ids of a row. KL of what is kept from the teacher (nats); TV: half of sum |w - p|; tail:
 error of the mass outside the K largest; ECE: calibration of the likeliest class; angle (degrees) and norm of the
-gradient by the logits of a student half as sure, of a row and added over 256; variance: sum of (w - p)^2; bias: TV of
-the mean over {draws} draws, and what it would be without bias."""
+gradient by the logits of a student half as sure, of a row and added over 256; variance: sum of (w - p)^2; bias²: the
+same of the mean over {draws} draws, and by chance."""
 
 
 def fidelity(
@@ -51,7 +51,8 @@ def fidelity(
     dataset = open_source(experiment.dataset)
     spec = spec_of(experiment.labels, dataset)
     asked = sorted(set(temperatures))
-    methods = {temperature: list(methods_for(spec.classes, temperature, asked)) for temperature in asked}
+    labelled = dataset.labels is not None and bool((np.asarray(dataset.labels) >= 0).any())
+    methods = {each: list(methods_for(spec.classes, each, asked, labelled=labelled)) for each in asked}
     teacher = teacher_of(experiment, dataset)
     chosen = np.sort(generator("fidelity", seed).choice(len(dataset), min(rows, len(dataset)), replace=False))
     parts = np.array_split(chosen, -(-chosen.size // teacher.settings.batch_size))
@@ -70,7 +71,7 @@ def fidelity(
 
 
 def methods_for(
-    classes: int, temperature: float, temperatures: Sequence[float], positions: int = 1
+    classes: int, temperature: float, temperatures: Sequence[float], *, labelled: bool, positions: int = 1
 ) -> Iterator[Method]:
     """What is compared: every encoding at a few sizes, samples that share a record if rows are positions; the rules."""
     grid = tuple(sorted({*GRID, *temperatures}))
@@ -78,15 +79,15 @@ def methods_for(
         yield stored(f"dense {dtype}", LabelSpec("dense", classes, dtype))
     for k in sizes(classes):
         for dtype in DTYPES[1:]:
-            yield stored(f"topk {dtype}, {k}", LabelSpec("topk", classes, dtype, k, grid))
+            yield stored(f"topk {dtype}, {k}", LabelSpec("topk", classes, dtype, k, grid), k)
         half = LabelSpec("head+sampled", classes, "float16", (k + 1) // 2, grid, tail=max(1, k // 2))
-        yield stored(f"head+sampled, {k}", half)
-        yield stored(f"sampled, {k}", LabelSpec("sampled", classes, "float16", k, (temperature,)))
+        yield stored(f"head+sampled, {k}", half, k)
+        yield stored(f"sampled, {k}", LabelSpec("sampled", classes, "float16", k, (temperature,)), k)
         if positions > 1:
             shared = LabelSpec("sampled", classes, "float16", k, (temperature,), positions=positions)
-            yield stored(f"sampled of {positions} positions, {k}", shared)
-        yield stored(f"multinomial, {3 * k}", LabelSpec("multinomial", classes, "float16", 3 * k, (temperature,)))
-        yield from (rule(name, k, classes) for name in RULES)
+            yield stored(f"sampled of {positions} positions, {k}", shared, k)
+        yield stored(f"multinomial, {3 * k}", LabelSpec("multinomial", classes, "float16", 3 * k, (temperature,)), k)
+        yield from (rule(name, k, classes) for name in RULES if labelled or name != TO_THE_LABEL)
 
 
 def sizes(classes: int) -> tuple[int, ...]:
@@ -113,7 +114,8 @@ def plot(found: Sequence[Fidelity]) -> bytes:
     for each in found:
         family = each.method.split(",")[0] if "top-" not in each.method else each.method.split(", ", 1)[1]
         lines = panels.setdefault(f"T = {each.temperature:g}", {})
-        lines.setdefault(family, []).append((each.bytes, max(LEAST_DEGREES, each.batch_angle)))  # that for NaN too
+        if not math.isnan(each.batch_angle):
+            lines.setdefault(family, []).append((each.bytes, max(LEAST_DEGREES, each.batch_angle)))
     return families(panels, "bytes a row", "degrees from the teacher's gradient, 256 rows")
 
 
@@ -134,7 +136,7 @@ def _row(each: Fidelity) -> list[str]:
             for value, digits in ((each.angle, 1), (each.norm, 3), (each.batch_angle, 2))
         ),
         *(_number(value) for value in (each.variance, each.bias)),
-        f"({_number(each.noise)})" if each.noise else "",
+        f"({_number(each.chance)})" if each.chance else "",
     ]
 
 

@@ -83,7 +83,8 @@ def _with_baselines(experiment: Experiment, names: Sequence[str]) -> list[str]:
 def _train_all(school: School, students: dict[str, Student], *, restart: bool) -> dict[str, list[Metrics]]:
     entries: list[tuple[Run, Lesson]] = []
     for name, student in students.items():
-        told = objective(student.terms, Reader(school.dataset, school.cache if student.soft else None))
+        reader = Reader(school.dataset, school.cache if student.soft else None)
+        told = objective(student.terms, reader, school.ranks.world)
         seeds = range(student.seed, student.seed + student.repeats)
         entries += [(_run(school, name, student, seed, told), _lesson(school, student, seed, told)) for seed in seeds]
     # What can be refused is refused before the first of them has trained for hours.

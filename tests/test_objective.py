@@ -217,11 +217,22 @@ def test_class_costs_that_let_nothing_flow_are_refused(
 
 
 def test_class_costs_are_estimated_where_no_file_is_named(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the labels of the first samples, with the sharpness of the term."""
-    monkeypatch.setattr("pipeline.objective.SAMPLE", 10)
+    """From the labels of random samples, the same each time, with the sharpness of the term: not of the first ones."""
     costs = objective([term("wkd", sharpness=2.5)], reader).costs[0]
+    torch.testing.assert_close(costs, losses.class_cost(losses.prototypes(logits_of(samples())), 2.5))
+    monkeypatch.setattr("pipeline.objective.SAMPLE", 10)
+    few, again = (objective([term("wkd", sharpness=2.5)], reader) for _ in range(2))
+    assert torch.equal(few.costs[0], again.costs[0])
     first_NC = logits_of(samples())[:10]
-    torch.testing.assert_close(costs, losses.class_cost(losses.prototypes(first_NC), 2.5))
+    assert not torch.allclose(few.costs[0], losses.class_cost(losses.prototypes(first_NC), 2.5))
+    assert few.identity == {}, "the cache and the term decide them"
+
+
+def test_a_loss_that_compares_rows_is_refused_where_no_process_sees_them_all(reader: Reader) -> None:
+    """A batch that is shared by ranks would have another loss for each number of them."""
+    assert objective([term("dist")], reader, world=1)
+    with pytest.raises(ConfigError, match=r'The loss "dist" compares the rows of a batch, and 2 processes share each'):
+        objective([term("hard"), term("dist")], reader, world=2)
 
 
 SQUARE = np.ones((CLASSES, CLASSES))

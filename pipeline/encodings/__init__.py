@@ -184,7 +184,7 @@ def bound(spec: LabelSpec, logits_NC: Tensor, temperature: float) -> Tensor:
 
 def refuse_non_finite(logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:
     """Raise TeacherError about logits that are NaN or infinite."""
-    broken_N = ~logits_NC.isfinite().all(dim=1)
+    broken_N = ~logits_NC.flatten(1).isfinite().all(dim=1)
     if broken_N.any():
         raise TeacherError(
             f"The teacher's logits are not finite (NaN or infinite) for {samples(broken_N, ids_N)}; finite ones "

@@ -22,7 +22,7 @@ from pipeline.encodings.topk import largest
 from pipeline.seeds import seed_of
 
 UNIT_BITS = 44
-MOST_BUDGET, MOST_POSITIONS = 2**17, 2**16  # of a record: what is multiplied below stays within 63 bits
+MOST_BUDGET, MOST_POSITIONS = 2**17, 2**16  # of a record: what is multiplied below, and used, stays within 63 bits
 RANDOM_BITS = 62
 HALF = RANDOM_BITS // 2
 _GOLDEN, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
@@ -43,7 +43,9 @@ def units(logits_NC: Tensor, *temperatures: float) -> Tensor:
 
 def seeds_of(purpose: str, seed: int, ids_N: NDArray[np.int64], device: torch.device) -> Tensor:
     """One seed for each sample, by its name alone, [N]."""
-    return torch.tensor([seed_of(purpose, seed, int(sample)) for sample in ids_N], dtype=torch.int64, device=device)
+    seeds_N = torch.tensor([seed_of(purpose, seed, int(sample)) for sample in ids_N], dtype=torch.int64)
+    # From page-locked memory the copy is only launched; from any other it would wait for the teacher.
+    return seeds_N.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else seeds_N.to(device)
 
 
 def random_bits(seeds_N: Tensor, count: int) -> Tensor:

@@ -68,14 +68,14 @@ def encode(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[
     """Keep the K largest, and draw from the others by the sample's id and the spec's seed."""
     record = topk.encode(spec, logits_NC, labels_N, ids_N)
     seeds_N = seeds_of("head+sampled", spec.seed, ids_N, logits_NC.device)
-    kept_NK = unpacked(record["ids"], spec.classes)
+    kept_NK = unpacked(record["ids"])
     return record | in_blocks(partial(_tail_of, spec), logits_NC, kept_NK, seeds_N)
 
 
 def decode(spec: LabelSpec, record: Mapping[str, Tensor]) -> HeadSampledLabels:
     """The labels of `topk`, and with what probability each of the sampled classes was to be drawn."""
     head = topk.decode(spec, record)
-    ids_NM, logits_NM = unpacked(record["tail_ids"], spec.classes), record["tail_values"].to(torch.float32)
+    ids_NM, logits_NM = unpacked(record["tail_ids"]), record["tail_values"].to(torch.float32)
     there_NM = ids_NM != absent(spec.classes)
     temperatures_G = torch.tensor(spec.temperatures, device=logits_NM.device)
     p_NM = (logits_NM[:, :, None] / temperatures_G - head.logsumexp_NG[:, None]).exp().mean(dim=2)

@@ -56,9 +56,16 @@ def packed(ids_NK: Tensor, classes: int) -> Tensor:
     return torch.stack([ids_NK >> shift & 255 for shift in SHIFTS], dim=-1).to(torch.uint8)
 
 
-def unpacked(stored: Tensor, classes: int) -> Tensor:
-    """Ids in int64, from what `packed` made: `[..., K]`."""
-    if len(ids_array("", classes, 1).row_shape) == 1:
+def unpacked(stored: Tensor) -> Tensor:
+    """Ids in int64, `[N, K]`, from what `packed` made, or once made: see `four_bytes`."""
+    if stored.ndim == 2:  # noqa: PLR2004 - [N, K]
         return stored.to(torch.int64)
     low, middle, high = stored.to(torch.int64).unbind(dim=-1)
     return low | middle << SHIFTS[1] | high << SHIFTS[2]
+
+
+def four_bytes(array: ArraySpec) -> ArraySpec:
+    """The array of ids as caches had it before there were three bytes; any other as it is."""
+    if array.row_shape[1:] != (len(SHIFTS),):
+        return array
+    return ArraySpec(array.name, "uint32", array.row_shape[:1], 2**32 - 1)

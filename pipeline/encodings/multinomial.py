@@ -50,7 +50,7 @@ def encode(
 def decode(spec: LabelSpec, record: Mapping[str, Tensor]) -> SampledLabels:
     """Each count as its share of the draws."""
     weights_NK = record["counts"].to(torch.float32) / _draws(spec)
-    ids_NK = unpacked(record["ids"], spec.classes) * (weights_NK > 0)
+    ids_NK = unpacked(record["ids"]) * (weights_NK > 0)
     return SampledLabels(spec.classes, spec.temperatures[0], ids_NK, weights_NK)
 
 

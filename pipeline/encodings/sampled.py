@@ -2,8 +2,9 @@
 
 Classes with p >= tau are kept with their probability, the rest is drawn with probability p / tau and counts tau. So the
 weight of every class has the expectation p, and so have the gradients of losses that are linear in p (`kd`, `soft`):
-what top-k labels cut off, every student step sees some of. Stored are ids, the weights of the exact ones (at most half
-of the ids) and tau. The weights of a row sum to one.
+what top-k labels cut off, every student step sees some of. Stored are ids, the weights of the exact ones (at most a
+third of the ids) and tau. The weights of a row sum to one. In float16 an exact weight below 2^-25 is stored as 0, and
+the class counts tau instead.
 
 A record may have several positions, as a sequence has tokens. They share one budget of k ids a position and one tau, so
 flat positions get more ids than sharp ones: the last id of each then takes away the same variance. Weights then sum to
@@ -46,17 +47,21 @@ from pipeline.encodings.ids import absent, ids_array, packed, unpacked
 from pipeline.errors import ConfigError
 from pipeline.labels import ArraySpec, LabelSpec, SampledLabels
 
+FLOAT32 = torch.finfo(torch.float32)
+HALF = 0.5
+NAMES = {"sampled": "ids", "multinomial": "draws"}
+
 
 def check(spec: LabelSpec) -> None:
     """Refuse a budget that is missing or too large, and more than one temperature."""
     if spec.k is None:
         raise ConfigError(
-            f'The encoding "{spec.encoding}" needs labels.k, the number of ids a row, and found none. Set for example '
-            "labels.k = 16."
+            f'The encoding "{spec.encoding}" needs labels.k, the number of {NAMES[spec.encoding]} a row, and found '
+            "none. Set for example labels.k = 16."
         )
-    if len(spec.temperatures) != 1:
+    if len(spec.temperatures) != 1 or not FLOAT32.tiny <= spec.temperatures[0] <= FLOAT32.max:
         raise ConfigError(
-            f'The encoding "{spec.encoding}" draws at one temperature, but labels.temperatures = '
+            f'The encoding "{spec.encoding}" draws at one temperature that float32 can hold, but labels.temperatures = '
             f"{list(spec.temperatures)}. Write for example labels.temperatures = [1.0], or set labels.encoding = "
             '"head+sampled" to serve several.'
         )
@@ -97,20 +102,20 @@ def encode(
 
 def decode(spec: LabelSpec, record: Mapping[str, Tensor]) -> SampledLabels:
     """A row for each position: of N records of L, [N L, K]."""
-    ids_NB = unpacked(record["ids"], spec.classes)
+    ids_NB = unpacked(record["ids"])
     weights_NH, tau_N1 = record["weights"].to(torch.float32), record["tau"][:, None]
     if spec.positions:
         return _positions(spec, ids_NB, weights_NH, tau_N1, record)
     there_NB, exact_NH = ids_NB != absent(spec.classes), weights_NH > 0
-    exact_N = exact_NH.sum(dim=1)
-    drawn_N = there_NB.sum(dim=1) - exact_N
-    # The exact ones are scaled to what the others leave of one, which takes their common rounding out.
-    scale_N = (1 - drawn_N * tau_N1[:, 0]) / weights_NH.sum(dim=1)
-    weights_NB = torch.where(there_NB, tau_N1, 0.0)
-    weights_NB[:, : exact_NH.shape[1]] = torch.where(
-        exact_NH, weights_NH * scale_N[:, None], weights_NB[:, : exact_NH.shape[1]]
-    )
-    return SampledLabels(spec.classes, spec.temperatures[0], ids_NB * there_NB, weights_NB, exact_N)
+    drawn_N = there_NB.sum(dim=1) - exact_NH.sum(dim=1)
+    # Rounding is taken out of the sum where it is the lesser part: of the exact ones, or of tau.
+    sum_N = weights_NH.sum(dim=1)
+    scale_N = torch.where(sum_N >= HALF, (1 - drawn_N * tau_N1[:, 0]) / sum_N, 1.0)
+    tau_N = torch.where((sum_N < HALF) & (drawn_N > 0), (1 - sum_N) / drawn_N, tau_N1[:, 0])
+    weights_NB = torch.where(there_NB, tau_N[:, None], 0.0)
+    room = exact_NH.shape[1]
+    weights_NB[:, :room] = torch.where(exact_NH, weights_NH * scale_N[:, None], weights_NB[:, :room])
+    return SampledLabels(spec.classes, spec.temperatures[0], ids_NB * there_NB, weights_NB, exact_NH.sum(dim=1))
 
 
 def _positions(
@@ -150,11 +155,16 @@ def error(spec: LabelSpec) -> str:
 
 
 def bound(spec: LabelSpec, logits_NC: Tensor, temperature: float) -> Tensor:
-    """What `error` says of the least of the exact ones, for each row, [N]."""
+    """What `error` says of the least of the exact ones that can be stored, for each row, [N]."""
     p_NC = torch.softmax(logits_NC / temperature, dim=1)
-    least_N = p_NC.topk(min(_exact(spec), spec.classes), dim=1).values[:, -1]
-    rounding_N = torch.full_like(least_N, 2**-23) if spec.dtype == "float32" else (2**-24 / least_N).clamp(min=2**-10)
-    return rounding_N + 1e-6 + 2**-45 / least_N
+    return rounding(spec, p_NC.topk(min(_exact(spec), spec.classes), dim=1).values).amax(dim=1)
+
+
+def rounding(spec: LabelSpec, weights_NK: Tensor) -> Tensor:
+    """What `error` says of each exact weight, [N, K]: in float16, none below 2^-24 is stored."""
+    half_NK = (2**-24 / weights_NK.clamp(min=2**-24)).clamp(min=2**-10)
+    relative_NK = torch.full_like(weights_NK, 2**-23) if spec.dtype == "float32" else half_NK
+    return relative_NK + 1e-6 + 2**-45 / weights_NK.clamp(min=2**-44)
 
 
 def refuse(
@@ -168,12 +178,12 @@ def refuse(
 
 def _budget(spec: LabelSpec) -> int:
     assert spec.k is not None, "`check` has passed"
-    return spec.k * (spec.positions or 1)
+    return min(spec.k, spec.classes) * (spec.positions or 1)
 
 
 def _exact(spec: LabelSpec) -> int:
-    """How many weights a record has room for."""
-    return max(1, _budget(spec) // 2)
+    """How many weights a record has room for: more would hardly ever be used, see `benchmarks/fidelity.py`."""
+    return max(1, _budget(spec) // 3)
 
 
 def _lengths_dtype(spec: LabelSpec) -> str:

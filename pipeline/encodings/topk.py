@@ -90,7 +90,7 @@ def decode(spec: LabelSpec, record: Mapping[str, Tensor]) -> SparseLabels:
     return SparseLabels(
         classes=spec.classes,
         temperatures=spec.temperatures,
-        ids_NK=unpacked(record["ids"], spec.classes),
+        ids_NK=unpacked(record["ids"]),
         logits_NK=read_gaps(record, spec.dtype),
         logsumexp_NG=record["logsumexp"],
         max_N=record["max"],
@@ -198,8 +198,8 @@ def _spread(counted_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _k(spec: LabelSpec) -> int:
     if spec.k is None:
         raise ConfigError(
-            'The encoding "topk" needs labels.k, the number of classes to keep a row, and found none. Set for example '
-            f"labels.k = {min(32, spec.classes)}."
+            f'The encoding "{spec.encoding}" needs labels.k, the number of classes to keep a row, and found none. Set '
+            f"for example labels.k = {min(32, spec.classes)}."
         )
     return spec.k
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.encodings.ids import ids_array, packed, unpacked
+from pipeline.encodings.ids import four_bytes, ids_array, packed, unpacked
 
 FORMS = [
     (2, "uint8", (3,), 255),
@@ -36,4 +36,12 @@ def test_ids_come_back_as_they_were(classes: int, data: st.DataObject) -> None:
     stored, array = packed(ids_NK, classes), ids_array("ids", classes, 2)
     assert (str(stored.numpy().dtype), tuple(stored.shape[1:])) == (array.dtype, array.row_shape)
     assert not (stored == array.fill).flatten(1).all(dim=1).any()
-    assert unpacked(stored, classes).equal(ids_NK)
+    assert unpacked(stored).equal(ids_NK)
+
+
+def test_ids_of_older_caches_come_back_too() -> None:
+    """They had four bytes where three do now."""
+    array = ids_array("ids", 70_000, 2)
+    assert (four_bytes(array).dtype, four_bytes(array).row_shape) == ("uint32", (2,))
+    assert unpacked(torch.tensor([[3, 69_999]]).to(torch.uint32)).tolist() == [[3, 69_999]]
+    assert four_bytes(ids_array("ids", 300, 2)) == ids_array("ids", 300, 2)

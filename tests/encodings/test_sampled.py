@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import encodings
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TeacherError
 from pipeline.labels import LabelSpec, SampledLabels
 from pipeline.losses import kl
 
@@ -157,8 +157,12 @@ def test_the_gradient_of_kd_is_that_of_the_whole_row_in_expectation() -> None:
 
 REFUSALS = [
     ({"k": None}, 'The encoding "sampled" needs labels.k, the number of ids a row, and found none'),
-    ({"temperatures": (1.0, 2.0)}, r"draws at one temperature, but labels.temperatures = \[1.0, 2.0\]"),
-    ({"temperatures": ()}, r"draws at one temperature, but labels.temperatures = \[\]"),
+    (
+        {"temperatures": (1.0, 2.0)},
+        r"at one temperature that float32 can hold, but labels.temperatures = \[1.0, 2.0\]",
+    ),
+    ({"temperatures": ()}, r"that float32 can hold, but labels.temperatures = \[\]"),
+    ({"temperatures": (1e-300,)}, r"that float32 can hold, but labels.temperatures = \[1e-300\]"),
     ({"dtype": "int8"}, 'keeps probabilities, which labels.dtype = "int8" would spoil. Set labels.dtype = "float16"'),
     ({"k": 2**17 + 1}, "are too many: expected at most 131072 ids and 65536 positions a record"),
     ({"k": 1, "positions": 2**16 + 1}, "labels.k = 1 ids at 65537 positions are too many"),
@@ -170,3 +174,30 @@ def test_what_cannot_be_drawn_is_refused(change: dict[str, object], said: str) -
     """Before anything is asked of the teacher."""
     with pytest.raises(ConfigError, match=said):
         encodings.check(replace(SPEC, **change))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_weights_of_many_ids_are_those_of_few(dtype: str) -> None:
+    """Law: the sum of a row is mended where that is precise, also where all exact classes together weigh little."""
+    logits = torch.randn(1, 20_000, generator=torch.Generator().manual_seed(0)) / 2
+    spec = replace(SPEC, classes=20_000, k=6000, dtype=dtype)
+    labels = drawn(logits, spec)
+    assert labels.exact_N is not None
+    exact = int(labels.exact_N)
+    p = torch.softmax(logits.double(), dim=1)[0, labels.ids_NK[0, :exact]]
+    assert 0.0 < float(p.sum()) < 0.5
+    assert ((labels.weights_NK[0, :exact].double() / p).log().abs() <= encodings.bound(spec, logits, 1.0)).all()
+    assert labels.weights_NK.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_no_more_ids_are_kept_than_there_are_classes() -> None:
+    """Room for more would be bytes for nothing."""
+    assert encodings.arrays(replace(SPEC, classes=4, k=100))[0].row_shape == (4,)
+
+
+def test_a_sick_position_is_named_by_its_record() -> None:
+    """A NaN anywhere in a record of positions."""
+    logits = torch.zeros(2, POSITIONS, CLASSES)
+    logits[1, 3, 7] = torch.nan
+    with pytest.raises(TeacherError, match=r"not finite .* for 1 of 2 samples \(ids 11\)"):
+        encodings.encode(RECORD, logits, torch.full((2,), -1), np.array([10, 11]))
