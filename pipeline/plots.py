@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLOURS = 10  # of matplotlib's lines, before they come again
 Points = Sequence[tuple[float, float]]
 
 
@@ -29,8 +30,9 @@ def families(panels: Mapping[str, Mapping[str, Points]], across: str, up: str) -
     """A panel for each title, side by side, with a line for each family; both axes are logarithmic."""
     figure = _figure(6 * len(panels), 4.5)
     for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for name, points in lines.items():
-            axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name)
+        for place, (name, points) in enumerate(lines.items()):
+            dashes = "-" if place < COLOURS else "--"
+            axes.plot(*zip(*sorted(points), strict=True), dashes, marker="o", markersize=4, label=name)
         axes.set(title=title, xlabel=across, ylabel=up, xscale="log", yscale="log")
         axes.grid(visible=True, which="major", alpha=0.3)
     if axes.lines:
