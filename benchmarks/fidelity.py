@@ -2,7 +2,7 @@
 
 First three claims, side by side on the same rows. `sampled` against multinomial counts, of as many draws as come to 20
 different ids a row: with as many ids and with 0.6 of them, the variance of the weights, which is that of the gradient
-by the logits. Rows have a record each; then the positions of a sequence share one, and so do a hundred rows of the
+by the logits. Rows have a record each; then the positions of a sequence share one, and so do a thousand rows of the
 classifier, to show what that is worth. Bytes are against counts packed without room to spare. And the error of the
 tail's mass at each temperature of the grid, of top-k labels and of probabilities renormalised.
 
@@ -29,7 +29,7 @@ from pipeline.store.layout import row_bytes
 from stages.fidelity import GRID, kept, methods_for
 from stages.report import Report
 
-IDS, FEWER, SHARED = 20, 12, 100
+IDS, FEWER, SHARED = 20, 12, 1000
 TABLE_ROWS, TABLE_DRAWS = 2000, 100
 TABLE_TOKENS, TOKEN_DRAWS = 256, 25
 QUICK_ROWS, QUICK_DRAWS = 64, 3

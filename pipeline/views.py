@@ -20,7 +20,9 @@ IMAGE_AXES = 4  # [N, C, H, W]: what channels-last is defined for
 
 def fingerprints(inputs_NX: NDArray[np.generic]) -> NDArray[np.uint32]:
     """The crc32c of each row's bytes: `[N]`."""
-    return np.fromiter((crc32c(row) for row in np.ascontiguousarray(inputs_NX)), np.uint32, len(inputs_NX))
+    # A row of one dimension more: it is an array, and no scalar, which would mend the bytes of a damaged boolean.
+    rows_NX = np.ascontiguousarray(inputs_NX)[:, None]
+    return np.fromiter((crc32c(row) for row in rows_NX), np.uint32, len(inputs_NX))
 
 
 def check_fingerprints(inputs_NX: NDArray[np.generic], stored_N: NDArray[np.generic], ids_N: NDArray[np.int64]) -> None:
