@@ -36,7 +36,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup teacher soft-labels train-student students verify lint format test slow torture readers check
-.PHONY: bench-setup bench-rows bench losses mnist hinton clean
+.PHONY: bench-setup bench-rows bench fidelity losses mnist hinton clean
 
 help: ## Say what there is to make.
 	@echo "make TARGET [EXPERIMENT=$(EXPERIMENT)] [STUDENT=$(STUDENT)] [CACHE=$(CACHE)] [RUNS=$(RUNS)]"
@@ -80,7 +80,7 @@ format: $(VENV)/ready-dev ## Put the code in the formatter's shape.
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-test: $(VENV)/ready-dev ## Run the tests (a few minutes on two cores).
+test: $(VENV)/ready-dev ## Run the tests (ten minutes on two cores).
 	$(BIN)/python -m pytest
 
 slow: $(VENV)/ready-dev ## Run the long tests too.
@@ -123,7 +123,7 @@ $(ROWS)/ready: constraints.txt benchmarks/rows-constraints.txt
 bench-rows: $(ROWS)/ready ## Ask real teachers for rows to measure encodings on: caches/rows (Debian, for its photographs; 3 GB).
 	$(ROWS)/bin/python -m benchmarks.rows
 
-bench: $(VENV)/ready bench-setup ## Remake every figure: reading, peers, both stages, encoding, size, durability (40 minutes).
+bench: $(VENV)/ready bench-setup ## Remake every figure: reading, peers, both stages, encoding, size, durability (45 minutes).
 	$(BIN)/python -m benchmarks.gather $(QUICK)
 	$(BENCH)/bin/python -m benchmarks.peers $(QUICK)
 	$(SOFTLABELS) fit-teacher configs/fashion_mnist.toml
@@ -132,6 +132,9 @@ bench: $(VENV)/ready bench-setup ## Remake every figure: reading, peers, both st
 	$(BIN)/python -m benchmarks.encoding $(QUICK)
 	$(BIN)/python -m benchmarks.scale $(QUICK)
 	$(BIN)/python -m benchmarks.durability $(QUICK)
+
+fidelity: $(VENV)/ready bench-rows ## Hold every encoding against these teachers; print tables, keep plots (ten minutes).
+	$(BIN)/python -m benchmarks.fidelity $(QUICK)
 
 losses: $(VENV)/ready ## Train a student by each loss and from each encoding, five seeds (half an hour); print a table.
 	$(BIN)/python -m benchmarks.students $(QUICK)

@@ -8,8 +8,7 @@ tail's mass at each temperature of the grid, of top-k labels and of probabilitie
 
 Then the table and the plot that `softlabels fidelity` makes, of each teacher.
 
-    make bench-rows
-    python -m benchmarks.fidelity [--quick]
+    make fidelity [QUICK=--quick]
 """
 
 from collections.abc import Iterator

@@ -22,7 +22,7 @@ from pipeline import encodings
 from pipeline.encodings.topk import largest
 from pipeline.labels import DenseLabels, HeadSampledLabels, LabelSpec, SampledLabels, SoftLabels
 from pipeline.losses import kl
-from pipeline.losses.logspace import log1mexp
+from pipeline.losses.logspace import complement
 from pipeline.store.layout import row_bytes
 
 BLOCK = 2**22  # logits worked on at once
@@ -121,7 +121,8 @@ def compare(
 def calibration_error(confidence_N: Tensor, right_N: Tensor) -> float:
     """The expected calibration error: |mean confidence - share that is right| of 15 bins, weighted by their rows.
 
-    Guo et al. (2017), "On Calibration of Modern Neural Networks", arXiv 1706.04599, section 2, equation 3.
+    Guo et al. (2017), "On Calibration of Modern Neural Networks", arXiv 1706.04599, section 2, equation 3. As that of
+    torchmetrics, but what is right may be a probability, where no true class is known.
 
     >>> calibration_error(torch.tensor([0.9, 0.9, 0.6]), torch.tensor([1.0, 0.0, 1.0]))  # doctest: +ELLIPSIS
     0.39999...
@@ -170,7 +171,7 @@ def weights(labels: SoftLabels, temperature: float) -> Tensor:
         tail_NM = (labels.tail_logits_NM / temperature - logsumexp_N1).exp() / labels.tail_inclusion_NM
         whole_NC.scatter_add_(1, labels.tail_ids_NM, tail_NM)
     elif others := labels.classes - log_p_NK.shape[1]:
-        whole_NC += (log1mexp(log_p_NK.logsumexp(dim=1, keepdim=True)) - math.log(others)).exp()
+        whole_NC += (complement(log_p_NK)[:, None] - math.log(others)).exp()
     return whole_NC.scatter_(1, labels.ids_NK, log_p_NK.exp())
 
 
