@@ -216,6 +216,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, sai
             "students.small.loss=nothing",
             "students.small.loss: found 'nothing', expected one of hard, kd, soft, ",
         ),
+        ("students.small.loss=entropy", "students.small.loss: found 'entropy', expected one of hard, kd, soft, "),
         ("students.small.loss=3", "students.small.loss: found 3 (int), expected a list."),
         ("students.small.loss={name = 'kd'}", "students.small.loss: found {'name': 'kd'} (dict), expected a list."),
         (
