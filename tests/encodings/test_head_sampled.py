@@ -90,7 +90,10 @@ def test_no_class_is_stored_twice(row: list[float], k: int, tail: int) -> None:
         ({"tail": None}, r'The encoding "head\+sampled" needs labels.tail, .* and found none'),
         ({"tail": 2**17 + 1}, "at most 131072, and found 131073"),
         ({"dtype": "int8"}, 'too far for labels.dtype = "int8". Set labels.dtype = "float16"'),
-        ({"k": None}, r'The encoding "head\+sampled" needs labels\.k, the number of classes to keep a row, and found none'),
+        (
+            {"k": None},
+            r'The encoding "head\+sampled" needs labels\.k, the number of classes to keep a row, and found none',
+        ),
         ({"k": 41}, "labels.k = 41 classes of 40 cannot be kept"),
     ],
 )
