@@ -51,7 +51,7 @@ $(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --editable '.[dev,transformers,lightning]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,transformers,lightning,s3,dashboard]'
 	@touch $@
 
 setup: $(VENV)/ready ## Make the environment in .venv, every dependency pinned.

@@ -40,11 +40,12 @@ from numpy.typing import NDArray
 from benchmarks.results import Row, compared, write
 from pipeline.labels import ArraySpec
 from pipeline.seeds import generator
+from pipeline.store.committer import Block
 from pipeline.store.documents import ROW_ARRAYS, Job
 from pipeline.store.layout import choose
 from pipeline.store.mapped import LabelCache
 from pipeline.store.state import GROUP
-from pipeline.store.writer import Block, CacheWriter
+from pipeline.store.writer import CacheWriter
 
 Logits = NDArray[np.float16]  # [n, CLASSES]
 Rows = NDArray[np.int64]  # [n]

@@ -67,7 +67,7 @@ class Signed(Document):
 D = TypeVar("D", bound=Document)
 
 
-def parse(kind: type[D], data: bytes, path: Path) -> D:
+def parse(kind: type[D], data: bytes, path: Path | str) -> D:
     """A document from its bytes.
 
     Args:
@@ -126,7 +126,7 @@ def _refuse_deep(value: object, left: int) -> None:
             _refuse_deep(item, left - 1)
 
 
-def _refuse_other_format(kind: type[Document], raw: object, path: Path) -> None:
+def _refuse_other_format(kind: type[Document], raw: object, path: Path | str) -> None:
     if "format" not in kind.model_fields or not isinstance(raw, dict):
         return
     found = raw.get("format")
@@ -142,7 +142,7 @@ def _first(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))[:80] or 'it'}: {first['msg'][:200]}"
 
 
-def _corrupt(kind: type[Document], path: Path, what: str) -> CorruptError:
+def _corrupt(kind: type[Document], path: Path | str, what: str) -> CorruptError:
     return CorruptError(
         f"{path} is not the {kind.__name__.lower()} that was written: {what[:300]}. Expected the very bytes that "
         f"softlabels wrote. {kind.remedy}"

@@ -261,17 +261,17 @@ def cache_id(job: Job, metadata: Mapping[str, bytes], receipts: Sequence[Receipt
     return sha256(canonical(parts))
 
 
-def parse_job(data: bytes, path: Path) -> Job:
+def parse_job(data: bytes, path: Path | str) -> Job:
     """The job in a file's bytes; CorruptError if they are no job, MismatchError if of another format version."""
     return parse(Job, data, path)
 
 
-def parse_receipt(data: bytes, path: Path) -> Receipt:
+def parse_receipt(data: bytes, path: Path | str) -> Receipt:
     """The receipt in a file's bytes; CorruptError if they are no receipt."""
     return parse(Receipt, data, path)
 
 
-def parse_seal(data: bytes, path: Path) -> Seal:
+def parse_seal(data: bytes, path: Path | str) -> Seal:
     """The seal in a file's bytes; CorruptError if they are no seal, MismatchError if of another format version."""
     return parse(Seal, data, path)
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CorruptError, DatasetError
 from pipeline.labels import ArraySpec
-from pipeline.store import files
 from pipeline.store.arrays import fill_value
 from pipeline.store.canonical import canonical
 from pipeline.store.documents import Job
+from pipeline.store.places import Place
 from pipeline.store.shards import REPAIR
 
 Json = dict[str, object]
@@ -33,13 +33,13 @@ def metadata_documents(job: Job) -> dict[str, bytes]:
     return {path: json.dumps(document, indent=2).encode() for path, document in sorted(documents.items())}
 
 
-def refuse_other_metadata(path: Path, expected: bytes) -> None:
+def refuse_other_metadata(place: Place, name: str, expected: bytes) -> None:
     """Raise CorruptError unless a `zarr.json` is there, to the byte."""
-    if (found := files.read(path)) != expected:
+    if (found := place.read(name)) != expected:
         state = "is gone" if found is None else "is not what was written"
         raise CorruptError(
-            f"{path} {state}; expected the Zarr document of this job. Delete it and seal.json, if they are there, and "
-            "run the same `softlabels generate` again: it writes both anew, from the job and the receipts."
+            f"{place.where(name)} {state}; expected the Zarr document of this job. Delete it and seal.json, if they "
+            "are there, and run the same `softlabels generate` again: it writes both anew, from job and receipts."
         )
 
 

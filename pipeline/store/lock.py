@@ -19,14 +19,18 @@ _held: "weakref.WeakSet[WriterLock]" = weakref.WeakSet()
 class WriterLock:
     """An exclusive `flock` on a file that names its holder. Nothing in the file has to last: the lock is the kernel's.
 
+    Args:
+        path: the file.
+        passing: whether the file is of no use to anyone once the lock is given back.
+
     Raises:
         LockedError: another writer holds it.
         StorageError: the file cannot be opened, or this file system has no locks.
 
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, passing: bool = False) -> None:
+        self._path, self._passing = path, passing
         while not self._taken():
             pass  # its holder had sealed the cache and removed the file: what is locked then keeps no one out
         _held.add(self)
@@ -71,7 +75,7 @@ class WriterLock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.release(remove=False)
+        self.release(remove=self._passing)
 
 
 def refuse_locked(path: Path) -> None:

@@ -22,6 +22,7 @@ from pipeline.labels import ArraySpec
 from pipeline.store.documents import Job, Seal, proven, sealed
 from pipeline.store.group import metadata_documents, refuse_other_metadata
 from pipeline.store.layout import Shard
+from pipeline.store.places import place_of
 from pipeline.store.residence import Residence, UnmappableError
 from pipeline.store.selection import Selection
 from pipeline.store.state import GROUP, read_job, read_receipts, read_seal
@@ -78,7 +79,7 @@ class LabelCache:
             )
         begun = seal or receipts  # else its writer may not have come to the documents yet, and there is nothing to read
         for name, document in metadata_documents(job).items() if begun else ():
-            refuse_other_metadata(path / GROUP / name, document)
+            refuse_other_metadata(place_of(path), f"{GROUP}/{name}", document)
         return cls(path, job, seal, sealed(job, seal) if seal else proven(job, receipts))
 
     @property

@@ -62,7 +62,7 @@ def chain_of(pieces: Sequence[memoryview | bytes]) -> int:
     return int(crc32c(b"".join(pieces[1:-1:2])))
 
 
-def check_chain(content: memoryview, spec: ArraySpec, layout: Layout, chain: int, path: Path) -> None:
+def check_chain(content: memoryview, spec: ArraySpec, layout: Layout, chain: int, path: Path | str) -> None:
     """Raise CorruptError unless a shard file, whose size is known to be right, has its chain; no chunk is read."""
     size = chunk_bytes(spec, layout)
     count = (len(content) - index_bytes(layout)) // size
@@ -74,7 +74,7 @@ def check_chain(content: memoryview, spec: ArraySpec, layout: Layout, chain: int
         )
 
 
-def check_index(content: memoryview, spec: ArraySpec, layout: Layout, shard: Shard, path: Path) -> None:
+def check_index(content: memoryview, spec: ArraySpec, layout: Layout, shard: Shard, path: Path | str) -> None:
     """Raise CorruptError unless a shard file has its size and its index, to the byte."""
     expected = shard_file_bytes(spec, layout, shard)
     if len(content) != expected:

@@ -5,21 +5,24 @@ NAME/labels.zarr/ARRAY/c/VIEW/SHARD/0   a shard file (one `0` for each axis of a
 NAME/receipts/000000012.json            proof of shard 12
 NAME/seal.json                          proof of all
 NAME/lock                               held while a writer lives
+NAME/lock.000000012                     held while one of several processes commits shard 12
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import CorruptError, IncompleteError, MismatchError, StorageError
+from pipeline.errors import CorruptError, IncompleteError, MismatchError
 from pipeline.labels import ArraySpec
-from pipeline.store import files
 from pipeline.store.documents import Job, Receipt, Seal, parse_job, parse_receipt, parse_seal, proven, sealed
 from pipeline.store.group import metadata_documents
 from pipeline.store.layout import Layout, Shard, shard_file_bytes
+from pipeline.store.places import Place, Where, place_of
 
-JOB, SEAL, LOCK, RECEIPTS, GROUP = "job.json", "seal.json", "lock", "receipts", "labels.zarr"
+JOB, SEAL, RECEIPTS, GROUP = "job.json", "seal.json", "receipts", "labels.zarr"
 LISTED = 20
+_RECEIPT = re.compile(rf"{RECEIPTS}/[0-9]{{9}}\.json")
 
 
 @dataclass(frozen=True)
@@ -31,113 +34,127 @@ class State:
     seal: Seal | None
 
 
+def receipt_name(number: int) -> str:
+    """What a shard's receipt is called."""
+    return f"{RECEIPTS}/{number:09d}.json"
+
+
+def shard_name(spec: ArraySpec, layout: Layout, shard: Shard) -> str:
+    """What the file with a shard's rows of one array is called: Zarr's default chunk key."""
+    place = shard.number % layout.shards_per_view
+    return "/".join((GROUP, spec.name, "c", str(shard.view), str(place), *("0" for _ in spec.row_shape)))
+
+
 def receipt_path(root: Path, number: int) -> Path:
-    """Where a shard's receipt is."""
-    return root / RECEIPTS / f"{number:09d}.json"
+    """Where a shard's receipt is in a directory."""
+    return root / receipt_name(number)
 
 
 def shard_path(root: Path, spec: ArraySpec, layout: Layout, shard: Shard) -> Path:
-    """Where a shard's rows of one array are: Zarr's default chunk key."""
-    place = shard.number % layout.shards_per_view
-    return root.joinpath(GROUP, spec.name, "c", str(shard.view), str(place), *("0" for _ in spec.row_shape))
+    """Where a shard's rows of one array are in a directory."""
+    return root / shard_name(spec, layout, shard)
 
 
-def read_state(path: Path) -> State:
+def read_state(where: Where) -> State:
     """The documents of a cache, each checked by itself and against the others; no shard is read.
 
     Raises:
-        IncompleteError: there is no cache at the path.
+        IncompleteError: there is no cache at the place.
         CorruptError: a document is not what was written.
         MismatchError: another format version.
         StorageError: it cannot be read.
 
     """
-    job = read_job(path)
-    seal = read_seal(path, job)  # first: it is written last, and a writer may be at work meanwhile
-    receipts = read_receipts(path, job)
+    place = place_of(where)
+    job = read_job(place)
+    seal = read_seal(place, job)  # first: it is written last, and a writer may be at work meanwhile
+    receipts = read_receipts(place, job)
     if seal:
-        refuse_broken_seal(path, job, receipts, seal)
+        refuse_broken_seal(place, job, receipts, seal)
     return State(job, receipts, seal)
 
 
-def read_job(path: Path) -> Job:
-    """The job of the cache at a path. Raises as `read_state`."""
-    with files.explained("look at this path", path):
-        if path.exists() and not path.is_dir():
-            raise StorageError(f"{path} is a file, and a label cache is a directory. Give the path of a label cache.")
-    for name in (RECEIPTS, GROUP):
-        files.refuse_links(path, name)
-    data = files.read(path / JOB)
+def read_job(where: Where) -> Job:
+    """The job of the cache at a place. Raises as `read_state`."""
+    place = place_of(where)
+    place.refuse_taken()
+    for folder in (RECEIPTS, GROUP):
+        place.refuse_links(folder)
+    data = place.read(JOB)
     if data is None:
         raise IncompleteError(
-            f"{path} holds no label cache: it has no {JOB}. Give the path of a label cache, or run `softlabels "
+            f"{place} holds no label cache: it has no {JOB}. Give the path of a label cache, or run `softlabels "
             "generate` to make it."
         )
-    return parse_job(data, path / JOB)
+    return parse_job(data, place.where(JOB))
 
 
-def receipt_files(path: Path) -> list[Path]:
-    """The receipts of a cache, by shard number."""
-    with files.explained("list the receipts", path / RECEIPTS):
-        return sorted((path / RECEIPTS).glob("[0-9]" * 9 + ".json"))
+def receipt_names(place: Place) -> dict[int, str]:
+    """What the receipts of a cache are called, by shard number, in order."""
+    numbers = {int(name[-14:-5]): name for name in place.names(RECEIPTS) if _RECEIPT.fullmatch(name)}
+    return dict(sorted(numbers.items()))
 
 
-def read_receipts(path: Path, job: Job) -> dict[int, Receipt]:
+def read_receipts(where: Where, job: Job) -> dict[int, Receipt]:
     """The receipts of a cache by shard number, in order. Raises as `read_state`."""
-    fingerprint = job.fingerprint
+    place, fingerprint = place_of(where), job.fingerprint
+    numbers = {name: number for number, name in receipt_names(place).items()}
     receipts = {}
-    for file in receipt_files(path):
-        receipt = parse_receipt(files.read(file) or b"", file)
-        refuse_foreign_receipt(file, receipt, job, fingerprint)
+    for name, data in place.read_many(numbers):
+        receipt = parse_receipt(data or b"", place.where(name))
+        refuse_foreign_receipt(place.where(name), receipt, job, fingerprint, numbers[name])
         receipts[receipt.shard] = receipt
     return receipts
 
 
-def refuse_foreign_receipt(file: Path, receipt: Receipt, job: Job, fingerprint: str) -> None:
-    """Raise CorruptError unless a file's receipt is that of its shard, of this job, whose fingerprint is given."""
+def refuse_foreign_receipt(file: Path | str, receipt: Receipt, job: Job, fingerprint: str, number: int) -> None:
+    """Raise CorruptError unless a file's receipt is that of this shard, of this job, whose fingerprint is given."""
     try:
-        receipt.refuse_misfit(job, fingerprint, job.layout.shard(int(file.stem)))
+        receipt.refuse_misfit(job, fingerprint, job.layout.shard(number))
     except (ValueError, IndexError) as error:
         raise CorruptError(f"{file} is no receipt of this cache: {error}. {Receipt.remedy}") from error
 
 
-def read_seal(path: Path, job: Job) -> Seal | None:
+def read_seal(where: Where, job: Job) -> Seal | None:
     """The seal of a cache of this job, if it has one. Raises as `read_state`."""
-    data = files.read(path / SEAL)
+    place = place_of(where)
+    data, path = place.read(SEAL), place.where(SEAL)
     if data is None:
         return None
-    seal = parse_seal(data, path / SEAL)
+    seal = parse_seal(data, path)
     if seal.job != job.fingerprint:
         raise CorruptError(
-            f"{path / SEAL} seals the job {seal.job[:12]}, and {JOB} beside it is the job {job.fingerprint[:12]}: one "
+            f"{path} seals the job {seal.job[:12]}, and {JOB} beside it is the job {job.fingerprint[:12]}: one "
             "of them is not what was written. Restore both from one copy of the cache."
         )
     try:
         sealed(job, seal)
     except ValueError as error:
-        raise CorruptError(f"{path / SEAL} does not fit the {JOB} beside it: {error}. {Seal.remedy}") from error
+        raise CorruptError(f"{path} does not fit the {JOB} beside it: {error}. {Seal.remedy}") from error
     return seal
 
 
-def refuse_broken_seal(path: Path, job: Job, receipts: Mapping[int, Receipt], seal: Seal) -> None:
+def refuse_broken_seal(where: Where, job: Job, receipts: Mapping[int, Receipt], seal: Seal) -> None:
     """Raise CorruptError unless the seal is the one that these receipts have."""
+    place = place_of(where)
     if missing := job.layout.shards - len(receipts):
         raise CorruptError(
-            f"{path} is sealed, yet {missing} of its {job.layout.shards} receipts are gone. Restore them from a copy; "
+            f"{place} is sealed, yet {missing} of its {job.layout.shards} receipts are gone. Restore them from a copy; "
             f"or delete {SEAL} and run the same `softlabels generate` again: it makes those shards anew."
         )
     chains, kept = proven(job, receipts), sealed(job, seal)
     for number in range(job.layout.shards):
         if any(chains[name][number] != kept[name][number] for name in chains):
             raise CorruptError(
-                f"{receipt_path(path, number)} is for other files than the cache was sealed with. {Receipt.remedy}"
+                f"{place.where(receipt_name(number))} is for other files than the cache was sealed with. "
+                f"{Receipt.remedy}"
             )
     expected = Seal.of(job, metadata_documents(job), list(receipts.values()), seal.made, seal.about)
     if expected != seal:
-        raise CorruptError(f"{path / SEAL} does not belong to the receipts beside it. {Seal.remedy}")
+        raise CorruptError(f"{place.where(SEAL)} does not belong to the receipts beside it. {Seal.remedy}")
 
 
-def refuse_other_job(path: Path, was: Job, now: Job) -> None:
+def refuse_other_job(path: object, was: Job, now: Job) -> None:
     """Raise MismatchError if a cache was made by another job than the one asked for: each field, was and is now."""
     if was.fingerprint == now.fingerprint:
         return
@@ -150,10 +167,14 @@ def refuse_other_job(path: Path, was: Job, now: Job) -> None:
     )
 
 
-def refuse_lost_files(root: Path, job: Job) -> None:
+def refuse_lost_files(where: Where, job: Job) -> None:
     """Raise CorruptError if a shard file of a whole cache is gone or has another size than was written."""
+    place = place_of(where)
+    sizes = place.sizes(GROUP)
     for shard in job.layout.all_shards():
         for spec in job.arrays:
-            path, expected = shard_path(root, spec, job.layout, shard), shard_file_bytes(spec, job.layout, shard)
-            if not path.is_file() or path.stat().st_size != expected:
-                raise CorruptError(f"{path} is gone or cut short, and {expected} bytes were written. {Receipt.remedy}")
+            name, expected = shard_name(spec, job.layout, shard), shard_file_bytes(spec, job.layout, shard)
+            if sizes.get(name) != expected:
+                raise CorruptError(
+                    f"{place.where(name)} is gone or cut short, and {expected} bytes were written. {Receipt.remedy}"
+                )

@@ -5,11 +5,11 @@ of the sample ids in each shard: files put in each other's place are whole, and 
 """
 
 import hashlib
-import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ParamSpec, TypeVar
 
 from pipeline.ahead import ahead, loaders
@@ -19,19 +19,20 @@ from pipeline.store import files
 from pipeline.store.documents import Job, Receipt, Seal, parse_receipt, parse_seal, proven, sealed
 from pipeline.store.group import metadata_documents, refuse_other_metadata
 from pipeline.store.layout import Layout, Shard, shard_file_bytes
+from pipeline.store.places import LOCK, Place, Where, place_of
 from pipeline.store.shards import REPAIR, check_chain, check_index, chunk_is_whole, decoded, ids_sha256, rows_in
 from pipeline.store.state import (
     GROUP,
     JOB,
-    LOCK,
+    RECEIPTS,
     SEAL,
     read_job,
     read_seal,
-    receipt_files,
-    receipt_path,
+    receipt_name,
+    receipt_names,
     refuse_broken_seal,
     refuse_foreign_receipt,
-    shard_path,
+    shard_name,
 )
 
 LEAST_PARTS, DIGITS = 5, 19  # of a shard file: group, array, "c", view, place; and of a number of either
@@ -44,7 +45,7 @@ T = TypeVar("T")
 class Problem:
     """One thing that is wrong with one file."""
 
-    path: Path
+    path: Path | str
     what: str
 
 
@@ -61,7 +62,7 @@ class Report:
 class _Problems(list[Problem]):
     """The problems so far."""
 
-    def attempt(self, path: Path, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    def attempt(self, path: Path | str, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """What a step returns; if it refuses, None, and the refusal is noted as a problem of the path."""
         try:
             return step(*args, **kwargs)
@@ -70,64 +71,66 @@ class _Problems(list[Problem]):
             return None
 
 
-def verify(path: Path, progress: Callable[[int], object] | None = None) -> Report:
+def verify(where: Where, progress: Callable[[int], object] | None = None) -> Report:
     """Verify a cache, sealed or not, as far as it is.
 
     Args:
-        path: the cache's directory.
+        where: the cache's place.
         progress: told the size of each shard file once it is done with; the receipts say how many bytes there are in
         all.
 
     Raises:
-        IncompleteError: there is no cache at the path.
+        IncompleteError: there is no cache at the place.
         StorageError: the path is a file, or may not be read.
 
     """
-    root = path.absolute()
-    sealed = os.path.lexists(root / SEAL)
+    place = place_of(where)
+    place.refuse_taken()
+    sealed = SEAL in place.entries()
     try:
-        job = read_job(root)
+        job = read_job(place)
     except (CorruptError, MismatchError) as error:  # nothing tells what the rest should be
-        return Report(sealed, 0, 0, (Problem(root / JOB, str(error)),))
+        return Report(sealed, 0, 0, (Problem(place.where(JOB), str(error)),))
     problems = _Problems()
-    seal = problems.attempt(root / SEAL, _seal, root, job)
-    receipts = _receipts(root, problems)
+    seal = problems.attempt(place.where(SEAL), _seal, place, job)
+    receipts = _receipts(place, problems)
     if owner := _other_owner(job, seal, receipts):  # all the rest would be held against the wrong job
         what = f"is the job {job.fingerprint[:12]}, and what it should prove is of the job {owner[:12]}. {Job.remedy}"
-        return Report(sealed, 0, 0, (*problems, Problem(root / JOB, what)))
-    receipts = _of_job(root, job, receipts, problems)
-    documents = metadata_documents(job)
+        return Report(sealed, 0, 0, (*problems, Problem(place.where(JOB), what)))
+    receipts = _of_job(place, job, receipts, problems)
+    documents = {f"{GROUP}/{name}": document for name, document in metadata_documents(job).items()}
     for name, document in documents.items() if receipts or sealed else ():  # a cache just begun may not have them yet
-        problems.attempt(root / GROUP / name, refuse_other_metadata, root / GROUP / name, document)
+        problems.attempt(place.where(name), refuse_other_metadata, place, name, document)
     size = 0
     parts = ((spec, receipt) for receipt in receipts.values() for spec in job.arrays)
     whole = max(shard_file_bytes(spec, job.layout, job.layout.shard(0)) for spec in job.arrays)
     workers = min(loaders(None), max(1, MOST_BYTES // whole))
-    for (spec, receipt), (read, found) in ahead(parts, partial(_checked, root, job.layout), workers):
+    for (spec, receipt), (read, found) in ahead(parts, partial(_checked, place, job.layout), workers):
         size += read
         problems += found
         if progress:
             progress(receipt.arrays[spec.name].bytes)
     if seal:
-        problems += _seal_problems(root, job, receipts, seal)
-    problems += _strays(root, job, documents)
+        problems += _seal_problems(place, job, receipts, seal)
+    problems += _strays(place, job, documents)
     return Report(sealed, len(receipts), size, tuple(problems))
 
 
-def _seal(root: Path, job: Job) -> Seal | None:
-    data = files.read(root / SEAL)
-    seal = None if data is None else parse_seal(data, root / SEAL)
-    return read_seal(root, job) if seal and seal.job == job.fingerprint else seal
+def _seal(place: Place, job: Job) -> Seal | None:
+    data = place.read(SEAL)
+    seal = None if data is None else parse_seal(data, place.where(SEAL))
+    return read_seal(place, job) if seal and seal.job == job.fingerprint else seal
 
 
-def _receipts(root: Path, problems: _Problems) -> dict[int, Receipt]:
+def _receipts(place: Place, problems: _Problems) -> dict[int, Receipt]:
     """The receipts that are receipts, whoever's."""
-    found = {int(file.stem): problems.attempt(file, _receipt, file) for file in receipt_files(root)}
+    names = receipt_names(place)
+    found = {number: problems.attempt(place.where(name), _receipt, place, name) for number, name in names.items()}
     return {number: receipt for number, receipt in found.items() if receipt}
 
 
-def _receipt(file: Path) -> Receipt:
-    return parse_receipt(files.read(file) or b"", file)
+def _receipt(place: Place, name: str) -> Receipt:
+    return parse_receipt(place.read(name) or b"", place.where(name))
 
 
 def _other_owner(job: Job, seal: Seal | None, receipts: Mapping[int, Receipt]) -> str | None:
@@ -136,13 +139,13 @@ def _other_owner(job: Job, seal: Seal | None, receipts: Mapping[int, Receipt]) -
     return min(owners) if owners and job.fingerprint not in owners else None
 
 
-def _of_job(root: Path, job: Job, receipts: Mapping[int, Receipt], problems: _Problems) -> dict[int, Receipt]:
+def _of_job(place: Place, job: Job, receipts: Mapping[int, Receipt], problems: _Problems) -> dict[int, Receipt]:
     """The receipts that are this job's."""
     fingerprint, before = job.fingerprint, len(problems)
     own = {}
     for number, receipt in receipts.items():
-        file = receipt_path(root, number)
-        problems.attempt(file, refuse_foreign_receipt, file, receipt, job, fingerprint)
+        file = place.where(receipt_name(number))
+        problems.attempt(file, refuse_foreign_receipt, file, receipt, job, fingerprint, number)
         if len(problems) == before:
             own[number] = receipt
         before = len(problems)
@@ -152,21 +155,27 @@ def _of_job(root: Path, job: Job, receipts: Mapping[int, Receipt], problems: _Pr
 Part = tuple[ArraySpec, Receipt]
 
 
-def _checked(root: Path, layout: Layout, part: Part) -> tuple[Part, tuple[int, _Problems]]:
+def _checked(place: Place, layout: Layout, part: Part) -> tuple[Part, tuple[int, _Problems]]:
     """How many bytes of a shard file are as they were written, and what is wrong; hashing is most of it, in threads."""
     spec, receipt = part
-    problems, file = _Problems(), shard_path(root, spec, layout, layout.shard(receipt.shard))
-    return part, (problems.attempt(file, _check_file, root, file, spec, layout, receipt) or 0, problems)
+    problems, file = _Problems(), place.where(shard_name(spec, layout, layout.shard(receipt.shard)))
+    return part, (problems.attempt(file, _check_file, place, spec, layout, receipt) or 0, problems)
 
 
-def _check_file(root: Path, file: Path, spec: ArraySpec, layout: Layout, receipt: Receipt) -> int:
+def _check_file(place: Place, spec: ArraySpec, layout: Layout, receipt: Receipt) -> int:
     """The size of a shard file, or CorruptError over all that is wrong with it."""
     shard = layout.shard(receipt.shard)
-    files.refuse_links(root, *file.relative_to(root).parts[:-1])
-    data = files.read(file, shard_file_bytes(spec, layout, shard))
+    name = shard_name(spec, layout, shard)
+    data, file = place.read(name, shard_file_bytes(spec, layout, shard)), place.where(name)
     if data is None:
         raise CorruptError(f"{file} is gone; its receipt says that it was written. {REPAIR}")
-    content = memoryview(data)
+    refuse_damaged(data, file, spec, layout, receipt)
+    return len(data)
+
+
+def refuse_damaged(data: bytes, file: Path | str, spec: ArraySpec, layout: Layout, receipt: Receipt) -> None:
+    """Raise CorruptError unless these are the bytes of a shard's file that its receipt is for."""
+    shard, content = layout.shard(receipt.shard), memoryview(data)
     whole = hashlib.sha256(content).hexdigest() == receipt.arrays[spec.name].sha256
     check_index(content, spec, layout, shard, file)
     bad = [str(chunk) for chunk in range(layout.chunks_in(shard)) if not chunk_is_whole(content, chunk, spec, layout)]
@@ -177,45 +186,46 @@ def _check_file(root: Path, file: Path, spec: ArraySpec, layout: Layout, receipt
         raise CorruptError(f"{file} does not have the SHA-256 that its receipt states. {REPAIR}")
     if spec.name == "sample_id" and _stored_ids_sha256(content, spec, layout, shard) != receipt.ids_sha256:
         raise CorruptError(f"{file} holds other samples than its receipt is for. {REPAIR}")
-    return len(content)
 
 
 def _stored_ids_sha256(content: memoryview, spec: ArraySpec, layout: Layout, shard: Shard) -> str:
     return ids_sha256(decoded(rows_in(content, spec, layout, shard).reshape(-1)[: shard.rows], spec))
 
 
-def _seal_problems(root: Path, job: Job, receipts: Mapping[int, Receipt], seal: Seal) -> Iterator[Problem]:
+def _seal_problems(place: Place, job: Job, receipts: Mapping[int, Receipt], seal: Seal) -> Iterator[Problem]:
     """What a seal promises and is not there; a receipt that is there and damaged has been named already."""
-    absent = [path for number in range(job.layout.shards) if not (path := receipt_path(root, number)).exists()]
-    yield from (Problem(path, f"{path} is gone, and the cache is sealed. {REPAIR}") for path in absent)
+    there = set(place.names(RECEIPTS))
+    absent = [name for number in range(job.layout.shards) if (name := receipt_name(number)) not in there]
+    for path in map(place.where, absent):
+        yield Problem(path, f"{path} is gone, and the cache is sealed. {REPAIR}")
     chains, kept = proven(job, receipts), sealed(job, seal)
     others = [number for number in receipts if any(chains[name][number] != kept[name][number] for name in chains)]
-    for number in others:
-        path = receipt_path(root, number)
+    for path in map(place.where, map(receipt_name, others)):
         yield Problem(path, f"{path} is for other files than the cache was sealed with. {Receipt.remedy}")
     if len(receipts) == job.layout.shards and not others:
         problems = _Problems()
-        problems.attempt(root / SEAL, refuse_broken_seal, root, job, receipts, seal)
+        problems.attempt(place.where(SEAL), refuse_broken_seal, place, job, receipts, seal)
         yield from problems
 
 
-def _strays(root: Path, job: Job, documents: Iterable[str]) -> Iterator[Problem]:
+def _strays(place: Place, job: Job, documents: Iterable[str]) -> Iterator[Problem]:
     """Files that have no place in a cache. A shard without a receipt has one: it is work going on."""
-    known = {root / name for name in (JOB, SEAL, LOCK)}
-    known |= {root / GROUP / name for name in documents} | set(receipt_files(root))
-    for folder, folders, names in os.walk(root):
-        links = [name for name in folders if (Path(folder) / name).is_symlink()]
-        for name in sorted(names + links):
-            path = Path(folder) / name
-            if path not in known and not _is_shard(path, root, job) and not files.is_leftover(name):
-                yield Problem(
-                    path, f"{path} is no part of the cache, and nothing reads it. Move it elsewhere, or delete it."
-                )
+    known = {JOB, SEAL, LOCK, *documents, *receipt_names(place).values()}
+    for name in place.names(""):
+        if name in known or _is_shard(name, job) or _is_passing(name):
+            continue
+        path = place.where(name)
+        yield Problem(path, f"{path} is no part of the cache, and nothing reads it. Move it elsewhere, or delete it.")
 
 
-def _is_shard(path: Path, root: Path, job: Job) -> bool:
-    """Whether a path is where some shard file of the job belongs: asked of what is there, not of all that may be."""
-    parts = path.relative_to(root).parts
+def _is_passing(name: str) -> bool:
+    """Whether a file is work going on, or was when its process was killed."""
+    return files.is_leftover(PurePosixPath(name).name) or re.fullmatch(rf"{LOCK}\.[0-9]{{9}}", name) is not None
+
+
+def _is_shard(name: str, job: Job) -> bool:
+    """Whether a name is that of some shard file of the job: asked of what is there, not of all that may be."""
+    parts = PurePosixPath(name).parts
     specs = [spec for spec in job.arrays if parts[:3] == (GROUP, spec.name, "c")]
     if not specs or len(parts) < LEAST_PARTS or not all(part.isascii() and part.isdigit() for part in parts[3:5]):
         return False
@@ -223,4 +233,4 @@ def _is_shard(path: Path, root: Path, job: Job) -> bool:
     if view >= job.view_count or place >= job.layout.shards_per_view:
         return False
     shard = job.layout.shard(view * job.layout.shards_per_view + place)
-    return path == shard_path(root, specs[0], job.layout, shard)
+    return name == shard_name(specs[0], job.layout, shard)

@@ -15,7 +15,8 @@ from store_cases import LOGITS, fill, job_of, tree
 from pipeline.errors import IncompleteError
 from pipeline.store import files
 from pipeline.store.documents import Job, parse_job
-from pipeline.store.state import JOB, LOCK, RECEIPTS, SEAL, read_state
+from pipeline.store.places import LOCK
+from pipeline.store.state import JOB, RECEIPTS, SEAL, read_state
 from pipeline.store.verify import verify
 
 JOB_OF_THREE = job_of(rows=5, views=1, shard_rows=2, chunk_rows=1, arrays=(LOGITS,))

@@ -25,7 +25,8 @@ from pipeline.errors import IncompleteError, StorageError
 from pipeline.store import files
 from pipeline.store.documents import Job
 from pipeline.store.mapped import LabelCache
-from pipeline.store.state import LOCK, SEAL, receipt_path
+from pipeline.store.places import LOCK
+from pipeline.store.state import SEAL, receipt_path
 from pipeline.store.verify import verify
 from pipeline.store.writer import CacheWriter, missing_shards
 

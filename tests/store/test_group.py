@@ -18,6 +18,7 @@ from pipeline.labels import ArraySpec
 from pipeline.store.arrays import fill_value
 from pipeline.store.documents import parse_job
 from pipeline.store.group import ShardedArray, metadata_documents, open_array, refuse_other_metadata
+from pipeline.store.places import Directory
 
 ARRAYS = (
     ArraySpec("logits", "float16", (10,), float("nan")),
@@ -72,7 +73,7 @@ def test_another_zarr_document_is_refused(data: bytes | None, text: str, tmp_pat
     if data is not None:
         (tmp_path / "zarr.json").write_bytes(data)
     with pytest.raises(CorruptError, match=f"zarr.json {text}; expected the Zarr document of this job"):
-        refuse_other_metadata(tmp_path / "zarr.json", b"{ }")
+        refuse_other_metadata(Directory(tmp_path), "zarr.json", b"{ }")
 
 
 @pytest.fixture(scope="module")

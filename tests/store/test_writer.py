@@ -254,7 +254,7 @@ def test_a_committed_shard_is_never_rewritten(partial: Path, job: Job) -> None:
         (lambda rows: {"sample_id": np.zeros_like(rows["sample_id"])}, "negative or repeated sample ids"),
         (
             lambda rows: {"sample_id": rows["sample_id"][::-1]},
-            "holds other samples in view 1 than rows 8 to 16 do in shard 1",
+            "holds other samples in view 1 than rows 8 to 16 do in another view",
         ),
     ],
 )

@@ -1,0 +1,179 @@
+"""Makes shards durable, one by one, in the process that began the cache or in any that it asks for help.
+
+The order of a commit is the proof: the shard's files are durable before its receipt exists, and a receipt is never
+replaced. A shard file without a receipt proves nothing, whoever left it, and is simply written again.
+
+Where several processes work on one cache, each shard is given to one of them. One that was given up for lost may still
+be at work, so a shard is committed by one process at a time, and the first receipt wins.
+"""
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from contextlib import nullcontext
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from pipeline.errors import MismatchError, StorageError
+from pipeline.store.arrays import refuse_other_arrays
+from pipeline.store.documents import Job, Made, Receipt, parse_receipt
+from pipeline.store.layout import Shard, shard_file_bytes
+from pipeline.store.places import Place
+from pipeline.store.shards import chain_of, encode_shard, ids_sha256
+from pipeline.store.state import receipt_name, refuse_foreign_receipt, shard_name
+
+Block = Mapping[str, NDArray[np.generic]]
+
+
+class Committer:
+    """Commits shards of a job.
+
+    Args:
+        place: where the cache lies.
+        job: what it holds.
+        versions: the tools at work, for the receipts.
+        attempt: which run this is, for the receipts: the first is 1.
+        among: whether other processes may be at the same shard.
+
+    """
+
+    def __init__(
+        self, place: Place, job: Job, versions: Mapping[str, str], attempt: int, *, among: bool = False
+    ) -> None:
+        self.place, self.job, self.layout, self.attempt = place, job, job.layout, attempt
+        self._versions, self._among = dict(versions), among
+        self._fingerprint = job.fingerprint
+        self._ids: dict[int, str] = {}  # of a shard's place in its view, the digest of its samples' ids
+
+    def receipt(self, number: int) -> Receipt | None:
+        """The receipt of a shard, if it is done.
+
+        Raises:
+            CorruptError: what is there is no receipt of this cache.
+
+        """
+        name = receipt_name(number)
+        data = self.place.read(name)
+        if data is None:
+            return None
+        receipt = parse_receipt(data, self.place.where(name))
+        refuse_foreign_receipt(self.place.where(name), receipt, self.job, self._fingerprint, number)
+        return receipt
+
+    def commit(self, shard: Shard, arrays: Block, seconds: float) -> Receipt:
+        """Make a shard durable, then its receipt.
+
+        Args:
+            shard: one of the job's, without a receipt as far as is known.
+            arrays: each array of the job, `[shard.rows, *row_shape]`, in its very dtype.
+            seconds: how long its labels took.
+
+        Returns:
+            Its receipt; another process's, if that was first and has the same labels.
+
+        Raises:
+            MismatchError: other arrays than the job's, or sample ids that are negative, repeated or another view's; or
+                another process has committed other labels.
+            LockedError: another process is at this shard.
+            StorageError: the disk or the server refuses; the shard is then still missing.
+
+        """
+        refuse_other_arrays(self.job.arrays, arrays, shard.rows)
+        digest = self._checked_ids(shard, arrays["sample_id"])
+        name = receipt_name(shard.number)
+        with self.place.alone(f"{shard.number:09d}") if self._among else nullcontext():
+            first = self.receipt(shard.number) if self._among else None
+            if first:
+                return self._same(first, shard, arrays)
+            receipt = Receipt.signed(
+                shard=shard.number,
+                view=shard.view,
+                start=shard.start,
+                stop=shard.stop,
+                arrays=self._written(shard, arrays),
+                ids_sha256=digest,
+                job=self._fingerprint,
+                made=self.made(seconds),
+            )
+            if self.place.create(name, receipt.to_bytes()):
+                return receipt
+        first = self.receipt(shard.number) if self._among else None
+        if not first:
+            raise committed(self.place.where(name))
+        return self._same(first, shard, arrays)
+
+    def made(self, seconds: float) -> Made:
+        """How what is written now came about."""
+        return Made(
+            seconds=seconds,
+            host=platform.node(),
+            attempt=self.attempt,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=self._versions,
+        )
+
+    def _written(self, shard: Shard, arrays: Block) -> dict[str, JsonValue]:
+        """Write a shard's files; the proof of each."""
+        proofs: dict[str, JsonValue] = {}
+        for spec in self.job.arrays:
+            pieces = encode_shard(arrays[spec.name], spec, self.layout)
+            self.place.write(shard_name(spec, self.layout, shard), pieces)
+            size = shard_file_bytes(spec, self.layout, shard)
+            proofs[spec.name] = {"bytes": size, "chain": chain_of(pieces), "sha256": _sha256(pieces)}
+        return proofs
+
+    def _same(self, first: Receipt, shard: Shard, arrays: Block) -> Receipt:
+        """The receipt that was first; MismatchError if it is for other labels than these."""
+        other = [
+            spec.name
+            for spec in self.job.arrays
+            if first.arrays[spec.name].sha256 != _sha256(encode_shard(arrays[spec.name], spec, self.layout))
+        ]
+        if other:
+            raise MismatchError(
+                f"{self.place.where(receipt_name(shard.number))} was written by {first.made.host} meanwhile, for other "
+                f"{', '.join(other)} than were made here. The first are kept, whole. Two devices that do not sum in "
+                "the same order differ in the last bits; use devices of one kind if that matters."
+            )
+        return first
+
+    def _checked_ids(self, shard: Shard, ids: NDArray[np.generic]) -> str:
+        """The digest of a shard's ids; MismatchError if they name no samples, or others than the other views do."""
+        if np.any(np.less(ids, 0)) or np.unique(ids).size < ids.size:
+            raise MismatchError(
+                f"Shard {shard.number} of {self.place} has negative or repeated sample ids; an id is what a row is "
+                "found by. Give every sample an id of its own, from 0 on."
+            )
+        digest, place = ids_sha256(ids), shard.number % self.layout.shards_per_view
+        if self._ids.setdefault(place, self._ids_at(place) or digest) != digest:
+            raise MismatchError(
+                f"Shard {shard.number} of {self.place} holds other samples in view {shard.view} than rows "
+                f"{shard.start} to {shard.stop} do in another view; every view has the same samples in the same "
+                "order. Make the cache anew from a dataset whose order does not change."
+            )
+        return digest
+
+    def _ids_at(self, place: int) -> str | None:
+        """The digest of the samples' ids at a place of a view, if the shard of some view there is done."""
+        if self.layout.views == 1:
+            return None
+        done = map(self.receipt, range(place, self.layout.shards, self.layout.shards_per_view))
+        return next((receipt.ids_sha256 for receipt in done if receipt), None)
+
+
+def _sha256(pieces: list[memoryview | bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def committed(path: object) -> StorageError:
+    """The error that what was to be written once is there already."""
+    return StorageError(
+        f"{path} is there already: a shard is written once and never rewritten. Run the same `softlabels generate` "
+        "again: it goes on with the shards that are missing."
+    )
