@@ -19,6 +19,7 @@ from pydantic import JsonValue
 
 from pipeline.errors import MismatchError, StorageError
 from pipeline.store.arrays import refuse_other_arrays
+from pipeline.store.canonical import sha256
 from pipeline.store.documents import Job, Made, Receipt, parse_receipt
 from pipeline.store.layout import Shard, shard_file_bytes
 from pipeline.store.places import Place
@@ -88,17 +89,21 @@ class Committer:
             first = self.receipt(shard.number) if self._among else None
             if first:
                 return self._same(first, shard, arrays)
+            proofs, replaced = self._written(shard, arrays)
             receipt = Receipt.signed(
                 shard=shard.number,
                 view=shard.view,
                 start=shard.start,
                 stop=shard.stop,
-                arrays=self._written(shard, arrays),
+                arrays=proofs,
                 ids_sha256=digest,
                 job=self._fingerprint,
                 made=self.made(seconds),
             )
-            if self.place.create(name, receipt.to_bytes()):
+            created = self.place.create(name, receipt.to_bytes())
+            if replaced:
+                self._refuse_mixed(shard)
+            if created:
                 return receipt
         first = self.receipt(shard.number) if self._among else None
         if not first:
@@ -115,15 +120,34 @@ class Committer:
             versions=self._versions,
         )
 
-    def _written(self, shard: Shard, arrays: Block) -> dict[str, JsonValue]:
-        """Write a shard's files; the proof of each."""
+    def _written(self, shard: Shard, arrays: Block) -> tuple[dict[str, JsonValue], bool]:
+        """Write a shard's files; the proof of each, and whether another process may have relied on one of before."""
         proofs: dict[str, JsonValue] = {}
+        replaced = False
         for spec in self.job.arrays:
             pieces = encode_shard(arrays[spec.name], spec, self.layout)
-            self.place.write(shard_name(spec, self.layout, shard), pieces)
+            replaced |= self.place.write(shard_name(spec, self.layout, shard), pieces)
             size = shard_file_bytes(spec, self.layout, shard)
             proofs[spec.name] = {"bytes": size, "chain": chain_of(pieces), "sha256": _sha256(pieces)}
-        return proofs
+        return proofs, replaced
+
+    def _refuse_mixed(self, shard: Shard) -> None:
+        """Take a shard's receipt back if its files are not those that it is for; StorageError then.
+
+        Where files cannot be locked, two processes with other labels of one shard may each have replaced some of the
+        other's. Whoever replaced any looks once the receipt is there, whoever's it is: the last one to look sees all.
+        """
+        receipt, name = self.receipt(shard.number), receipt_name(shard.number)
+        if receipt is None or all(
+            sha256(self.place.read(shard_name(spec, self.layout, shard)) or b"") == receipt.arrays[spec.name].sha256
+            for spec in self.job.arrays
+        ):
+            return
+        self.place.remove(name)
+        raise StorageError(
+            f"{self.place.where(name)}: two processes wrote this shard at the same time, with other labels, and its "
+            "receipt was taken back. Run the same command again: it makes this shard anew."
+        )
 
     def _same(self, first: Receipt, shard: Shard, arrays: Block) -> Receipt:
         """The receipt that was first; MismatchError if it is for other labels than these."""

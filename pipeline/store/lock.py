@@ -7,13 +7,32 @@ import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from pipeline.errors import LockedError
 from pipeline.store.files import explained
 
 LOOK_SECONDS = 0.01
 _held: "weakref.WeakSet[WriterLock]" = weakref.WeakSet()
+
+
+class Lock(Protocol):
+    """What a writer holds while it lives; a context manager that gives it back."""
+
+    def release(self, *, remove: bool) -> None:
+        """Give it back; `remove` what it was made of only once no one has a use for it."""
+
+
+class NoLock:
+    """Held by anyone: where writers cannot do each other harm."""
+
+    def release(self, *, remove: bool) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 class WriterLock:

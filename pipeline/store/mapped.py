@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CorruptError, IncompleteError, MismatchError
 from pipeline.labels import ArraySpec
+from pipeline.store.addresses import Where, place_of
+from pipeline.store.directories import Directory
 from pipeline.store.documents import Job, Seal, proven, sealed
 from pipeline.store.group import metadata_documents, refuse_other_metadata
 from pipeline.store.layout import Shard
-from pipeline.store.places import place_of
+from pipeline.store.mirror import DEFAULT, Mirror, MirrorSettings
+from pipeline.store.places import Place
 from pipeline.store.residence import Residence, UnmappableError
 from pipeline.store.selection import Selection
 from pipeline.store.state import GROUP, read_job, read_receipts, read_seal
@@ -31,35 +34,51 @@ from pipeline.store.windows import Out
 
 Rows = NDArray[np.int64]
 NAMED = 5
+NAME_DIGITS = 32  # of a cache id, for the name of a directory
 
 
 class LabelCache:
     """A label cache to read. Made by `open`; may be pickled, and read by forked processes and by threads.
 
     Args:
-        root: the cache's directory.
+        where: where it lies.
         job: what it holds.
         seal: the proof that it is whole; None for a partial one.
         chains: of each array, what tells the file of a shard, `[shards]`; -1 for one without a receipt.
+        settings: of a place that is no directory, where copies of its files go.
 
     """
 
-    def __init__(self, root: Path, job: Job, seal: Seal | None, chains: Mapping[str, Rows]) -> None:
-        self.root, self.job, self.seal, self.layout, self.chains = root, job, seal, job.layout, chains
+    def __init__(
+        self, where: Where, job: Job, seal: Seal | None, chains: Mapping[str, Rows], settings: MirrorSettings = DEFAULT
+    ) -> None:
+        self.job, self.seal, self.layout, self.chains = job, seal, job.layout, chains
+        self.place, self._settings = place_of(where), settings
         self._done = np.flatnonzero(chains[job.arrays[0].name] >= 0)
-        self._residence = Residence(root, job, chains)
+        self._residence = self._resident()
         self._unmapped: Unmapped | None = None
         self._selections: dict[tuple[str, ...] | None, Selection] = {}
         self._index: tuple[Rows, Rows] | None = None
         self._view_places = self.layout.shards_per_view * self.layout.shard_rows
 
-    def __reduce__(self) -> tuple[Callable[[Path, "Snapshot"], "LabelCache"], tuple[Path, "Snapshot"]]:
+    def __reduce__(self) -> tuple[Callable[[Place, "Snapshot"], "LabelCache"], tuple[Place, "Snapshot"]]:
         done = None if self.seal else np.packbits(np.isin(np.arange(self.layout.shards), self._done)).tobytes()
-        return _reopened, (self.root, Snapshot(self.job.fingerprint, _digest(self.chains), done))
+        snapshot = Snapshot(self.job.fingerprint, _digest(self.chains), done, self._settings)
+        return _reopened, (self.place, snapshot)
 
     @classmethod
-    def open(cls, path: Path, allow_partial: bool = False) -> Self:  # noqa: FBT001, FBT002 - pickle passes it by place
+    def open(
+        cls,
+        where: Where,
+        allow_partial: bool = False,  # noqa: FBT001, FBT002 - pickle passes it by place
+        settings: MirrorSettings = DEFAULT,
+    ) -> Self:
         """Open a sealed cache; with `allow_partial` also one that is still being made, as far as it is now.
+
+        Args:
+            where: a directory, or an address in an object store.
+            allow_partial: whether one that has no seal will do.
+            settings: of an address, where copies of its files go, and how large they may be.
 
         Raises:
             IncompleteError: no cache is there, or it has no seal.
@@ -68,19 +87,33 @@ class LabelCache:
             StorageError: it cannot be read.
 
         """
-        path = path.absolute()
-        job = read_job(path)
-        seal = read_seal(path, job)
-        receipts = {} if seal else read_receipts(path, job)
+        place = place_of(where)
+        job = read_job(place)
+        seal = read_seal(place, job)
+        receipts = {} if seal else read_receipts(place, job)
         if not seal and not allow_partial:
             raise IncompleteError(
-                f"{path} has no seal: {len(receipts)} of its {job.layout.shards} shards are done. Finish it with the "
+                f"{place} has no seal: {len(receipts)} of its {job.layout.shards} shards are done. Finish it with the "
                 "`softlabels generate` that began it, or ask for a partial cache by name."
             )
         begun = seal or receipts  # else its writer may not have come to the documents yet, and there is nothing to read
         for name, document in metadata_documents(job).items() if begun else ():
-            refuse_other_metadata(place_of(path), f"{GROUP}/{name}", document)
-        return cls(path, job, seal, sealed(job, seal) if seal else proven(job, receipts))
+            refuse_other_metadata(place, f"{GROUP}/{name}", document)
+        return cls(place, job, seal, sealed(job, seal) if seal else proven(job, receipts), settings)
+
+    def _resident(self) -> Residence:
+        """What maps its files: those of a directory as they are, others from copies."""
+        if isinstance(self.place, Directory):
+            return Residence(self.place.root, self.job, self.chains)
+        mirror = Mirror(self.place, (self.cache_id or self.job.fingerprint)[:NAME_DIGITS], self._settings)
+        for name, document in metadata_documents(self.job).items():
+            mirror.keep(f"{GROUP}/{name}", document)  # for zarr, where files cannot be mapped
+        return Residence(mirror.root, self.job, self.chains, mirror)
+
+    @property
+    def root(self) -> Path:
+        """The directory with its shard files; of an address, with the copies that are here so far."""
+        return self._residence.root
 
     @property
     def cache_id(self) -> str | None:
@@ -145,7 +178,7 @@ class LabelCache:
         if unknown.any():
             strangers = np.unique(wanted[unknown])
             raise MismatchError(
-                f"{self.root} has no labels for {strangers.size} of the samples asked for: "
+                f"{self.place} has no labels for {strangers.size} of the samples asked for: "
                 f"{', '.join(map(str, strangers[:NAMED]))}{', …' if strangers.size > NAMED else ''}. It holds "
                 f"{ids.size} samples. Train on the dataset it was made from, or make a cache of this one."
             )
@@ -173,7 +206,7 @@ class LabelCache:
             ids, places = ids[order], places[order]
         if np.any(twice := np.diff(ids) == 0):
             raise CorruptError(
-                f"{self.root} holds the sample {ids[:-1][twice][0]} in two rows, and an id stands for one. Make the "
+                f"{self.place} holds the sample {ids[:-1][twice][0]} in two rows, and an id stands for one. Make the "
                 "cache again from a dataset whose ids differ."
             )
         return ids, places
@@ -204,7 +237,7 @@ class LabelCache:
     def _stranger(self, view: Rows, rows: Rows) -> IndexError:
         """The error that rows or views are not in the cache."""
         return IndexError(
-            f"{self.root} has rows 0 to {self.layout.rows - 1} of views 0 to {self.layout.views - 1}; asked for were "
+            f"{self.place} has rows 0 to {self.layout.rows - 1} of views 0 to {self.layout.views - 1}; asked for were "
             f"rows {_reach(rows)} of views {_reach(view)}"
         )
 
@@ -218,7 +251,7 @@ class LabelCache:
         spec = next((spec for spec in self.job.arrays if spec.name == name), None)
         if spec is None:
             known = ", ".join(spec.name for spec in self.job.arrays)
-            raise MismatchError(f"{self.root} has no array {name!r}; it has {known}. Ask for one of these.")
+            raise MismatchError(f"{self.place} has no array {name!r}; it has {known}. Ask for one of these.")
         return spec
 
 
@@ -229,24 +262,25 @@ class Snapshot:
     job: str
     chains: str  # the digest of those of the shards it saw
     done: bytes | None  # one bit a shard
+    settings: MirrorSettings
 
 
-def _reopened(root: Path, snapshot: Snapshot) -> LabelCache:
+def _reopened(place: Place, snapshot: Snapshot) -> LabelCache:
     """The cache of a pickled reader, in another process.
 
     Raises:
         MismatchError: another cache has taken its place.
 
     """
-    cache = LabelCache.open(root, allow_partial=snapshot.done is not None)
+    cache = LabelCache.open(place, snapshot.done is not None, snapshot.settings)
     same = cache.job.fingerprint == snapshot.job
     if same and snapshot.done is not None:
         seen = np.unpackbits(np.frombuffer(snapshot.done, np.uint8), count=cache.layout.shards).astype(np.bool_)
         chains = {name: np.where(seen, known, -1) for name, known in cache.chains.items()}
-        cache = LabelCache(root, cache.job, None, chains)
+        cache = LabelCache(place, cache.job, None, chains, snapshot.settings)
     if not same or _digest(cache.chains) != snapshot.chains:
         raise MismatchError(
-            f"{root} is another cache than the one that was opened: its job or its shards have changed. Open it again "
+            f"{place} is another cache than the one that was opened: its job or its shards have changed. Open it again "
             "where this reader was made."
         )
     return cache

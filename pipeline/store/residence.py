@@ -24,9 +24,10 @@ from pipeline.errors import CorruptError, IncompleteError, StorageError
 from pipeline.store import files
 from pipeline.store.documents import Job
 from pipeline.store.layout import CHECKSUM_BYTES, row_bytes, shard_file_bytes
+from pipeline.store.mirror import Mirror
 from pipeline.store.shards import REPAIR, check_chain, check_index, chunk_is_whole
 from pipeline.store.span import HUGE_BYTES, UNMAPPABLE, Span, begins, map_whole, most_maps, whole_pages
-from pipeline.store.state import GROUP, shard_path
+from pipeline.store.state import GROUP, shard_name
 from pipeline.store.windows import MOST_BYTES
 
 Rows = NDArray[np.int64]
@@ -46,18 +47,21 @@ class Residence:
         root: the cache's directory.
         job: what it holds.
         chains: of each array, what tells the file of a shard, `[shards]`; -1 for one without a receipt.
+        mirror: where the files have to be fetched from; None if they are there.
 
     Raises:
         StorageError: not even one shard's addresses can be reserved.
 
     """
 
-    def __init__(self, root: Path, job: Job, chains: Mapping[str, Rows]) -> None:
-        self.specs, self.layout = job.arrays, job.layout
+    def __init__(self, root: Path, job: Job, chains: Mapping[str, Rows], mirror: Mirror | None = None) -> None:
+        self.specs, self.layout, self._mirror = job.arrays, job.layout, mirror
         self.root, self._chains = root, [chains[spec.name] for spec in job.arrays]
         self._room = [whole_pages(shard_file_bytes(spec, job.layout, job.layout.shard(0))) for spec in job.arrays]
         most_bytes = MOST_BYTES // max(map(row_bytes, job.arrays)) - len(job.arrays) * HUGE_BYTES
         visible = most_bytes // sum(self._room)
+        if mirror:  # what is mapped and was removed from there takes of the disk as before
+            visible = min(visible, max(2, mirror.settings.most_bytes // sum(self._room)))
         most = max(1, min(job.layout.shards, most_maps() // len(self._room), visible))
         slots, self.span = _reserved(most, self._room, root)
         self.slots = slots
@@ -123,6 +127,19 @@ class Residence:
         finally:
             self._reading.pop(get_ident(), None)
 
+    def fetch(self, arrays: Sequence[int], shards: Sequence[int]) -> None:
+        """Make sure that the files of these arrays and shards are on this machine. Raises as `Mirror.fetch`."""
+        if self._mirror is None:
+            return
+        self.refuse_undone(*shards)
+        wanted = {self._name(array, shard): (array, shard) for shard in shards for array in arrays}
+        sizes = [(name, self._size(*place)) for name, place in wanted.items() if place not in self._files]
+
+        def refuse_damaged(name: str, data: bytes) -> None:
+            self._check(memoryview(data), *wanted[name], whole=True)
+
+        self._mirror.fetch(sizes, refuse_damaged)
+
     def once_ready(self, arrays: Sequence[int], ready: Flags, chunks: Rows, read: Callable[[], Result]) -> Result:
         """Map the shards of these chunks and hold the chunks of these arrays against their checksums; then read.
 
@@ -139,6 +156,7 @@ class Residence:
             UnmappableError: the file system cannot map files.
 
         """
+        self.fetch(arrays, np.unique(chunks[~ready[chunks]] // self.layout.chunks_per_shard).tolist())
         with self._lock:
             self._hold(np.unique(chunks // self.layout.chunks_per_shard).tolist())
             for chunk in np.unique(chunks[~ready[chunks]]).tolist():
@@ -191,15 +209,29 @@ class Residence:
         if not self._whole[array][chunk]:
             begin = self._begin(array, shard)
             content = self.span.bytes.data[begin : begin + self._room[array]]
+            if self._mirror and not chunk_is_whole(content, place, self.specs[array], self.layout):
+                self._mirror.drop(self._name(array, shard))
+                self._map(array, shard)
             if not chunk_is_whole(content, place, self.specs[array], self.layout):
-                path = self.path_of(array, shard)
-                raise CorruptError(f"{path}: chunk {place} does not have its checksum: its bytes changed. {REPAIR}")
+                raise _damaged(self.path_of(array, shard), place)
             self._whole[array][chunk] = True
 
     def _map(self, array: int, number: int) -> None:
         """Map a shard file into its slot, if its size, its index and its chain are those that were written."""
         self.refuse_undone(number)
-        spec, shard, path = self.specs[array], self.layout.shard(number), self.path_of(array, number)
+        if self._mirror is None:
+            self._place(array, number)
+            return
+        try:
+            self.fetch([array], [number])  # others may have come since it was fetched
+            self._place(array, number)
+        except CorruptError:  # of a copy; the next one is held against its proof before it is kept
+            self._mirror.drop(self._name(array, number))
+            self.fetch([array], [number])
+            self._place(array, number)
+
+    def _place(self, array: int, number: int) -> None:
+        path = self.path_of(array, number)
         files.refuse_links(self.root, *path.relative_to(self.root).parts[:-1])
         descriptor = files.open_regular(path)
         if descriptor is None:
@@ -208,19 +240,33 @@ class Residence:
             # Elsewhere first: a map that fails over its slot may leave a hole there for others to fall into.
             with _explained(path):
                 content = map_whole(descriptor) if (size := os.fstat(descriptor).st_size) else b""
-            check_index(memoryview(content), spec, self.layout, shard, path)
-            check_chain(memoryview(content), spec, self.layout, self.chain_of(array, number), path)
+            self._check(memoryview(content), array, number)
             with _explained(path):
                 self.span.place(self._begin(array, number), descriptor, size)
         finally:
             os.close(descriptor)
+
+    def _check(self, content: memoryview, array: int, number: int, *, whole: bool = False) -> None:
+        """Raise CorruptError unless a file has its size, its index and its chain; `whole`, each chunk its checksum."""
+        spec, shard, path = self.specs[array], self.layout.shard(number), self.path_of(array, number)
+        check_index(content, spec, self.layout, shard, path)
+        check_chain(content, spec, self.layout, self.chain_of(array, number), path)
+        for chunk in range(self.layout.chunks_in(shard)) if whole else ():
+            if not chunk_is_whole(content, chunk, spec, self.layout):
+                raise _damaged(path, chunk)
 
     def _begin(self, array: int, shard: int) -> int:
         return self._begins[array] + self._held[shard] * self._room[array]
 
     def path_of(self, array: int, number: int) -> Path:
         """Where a shard file is on the disk."""
-        return shard_path(self.root, self.specs[array], self.layout, self.layout.shard(number))
+        return self.root / self._name(array, number)
+
+    def _name(self, array: int, number: int) -> str:
+        return shard_name(self.specs[array], self.layout, self.layout.shard(number))
+
+    def _size(self, array: int, number: int) -> int:
+        return shard_file_bytes(self.specs[array], self.layout, self.layout.shard(number))
 
     def folder_of(self, array: int) -> Path:
         """Where an array's Zarr document and files are on the disk."""
@@ -230,15 +276,19 @@ class Residence:
         """What tells a shard file from all others."""
         return int(self._chains[array][number])
 
-    def refuse_undone(self, number: int) -> None:
+    def refuse_undone(self, *numbers: int) -> None:
         """Raise IncompleteError if a shard had no receipt when the cache was opened."""
-        if self.chain_of(0, number) < 0:
+        for number in (number for number in numbers if self.chain_of(0, number) < 0):
             shard = self.layout.shard(number)
             raise IncompleteError(
                 f"{self.root} is not whole: rows {shard.start} to {shard.stop} of view {shard.view} were not done "
                 "when it was opened. Finish it with the `softlabels generate` that began it, or ask for rows that are "
                 "done."
             )
+
+
+def _damaged(path: Path, chunk: int) -> CorruptError:
+    return CorruptError(f"{path}: chunk {chunk} does not have its checksum: its bytes changed. {REPAIR}")
 
 
 def _reserved(slots: int, room: Sequence[int], root: Path) -> tuple[int, Span]:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from pipeline.errors import CorruptError, IncompleteError, MismatchError
 from pipeline.labels import ArraySpec
+from pipeline.store.addresses import Where, place_of
 from pipeline.store.documents import Job, Receipt, Seal, parse_job, parse_receipt, parse_seal, proven, sealed
 from pipeline.store.group import metadata_documents
 from pipeline.store.layout import Layout, Shard, shard_file_bytes
-from pipeline.store.places import Place, Where, place_of
+from pipeline.store.places import Place
 
 JOB, SEAL, RECEIPTS, GROUP = "job.json", "seal.json", "receipts", "labels.zarr"
 LISTED = 20

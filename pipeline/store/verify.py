@@ -16,10 +16,11 @@ from pipeline.ahead import ahead, loaders
 from pipeline.errors import CorruptError, MismatchError, StorageError
 from pipeline.labels import ArraySpec
 from pipeline.store import files
+from pipeline.store.addresses import Where, place_of
 from pipeline.store.documents import Job, Receipt, Seal, parse_receipt, parse_seal, proven, sealed
 from pipeline.store.group import metadata_documents, refuse_other_metadata
 from pipeline.store.layout import Layout, Shard, shard_file_bytes
-from pipeline.store.places import LOCK, Place, Where, place_of
+from pipeline.store.places import LOCK, Place
 from pipeline.store.shards import REPAIR, check_chain, check_index, chunk_is_whole, decoded, ids_sha256, rows_in
 from pipeline.store.state import (
     GROUP,

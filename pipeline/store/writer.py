@@ -9,12 +9,13 @@ from pydantic import JsonValue
 
 from pipeline.errors import IncompleteError, MismatchError, StorageError
 from pipeline.store import files
+from pipeline.store.addresses import Where, place_of
 from pipeline.store.committer import Block, Committer, committed
 from pipeline.store.documents import Job, Receipt, Seal, parse_job
 from pipeline.store.group import metadata_documents, refuse_other_metadata
 from pipeline.store.layout import Shard
-from pipeline.store.lock import WriterLock
-from pipeline.store.places import LOCK, Place, Where, place_of
+from pipeline.store.lock import Lock
+from pipeline.store.places import LOCK, Place
 from pipeline.store.state import (
     GROUP,
     JOB,
@@ -40,10 +41,10 @@ class CacheWriter:
 
     """
 
-    def __init__(self, place: Place, state: State, lock: WriterLock | None, versions: Mapping[str, str]) -> None:
+    def __init__(self, place: Place, state: State, lock: Lock | None, versions: Mapping[str, str]) -> None:
         self.place, self.job, self.layout = place, state.job, state.job.layout
         attempt = 1 + max((receipt.made.attempt for receipt in state.receipts.values()), default=0)
-        self._committer = Committer(place, state.job, versions, attempt)
+        self._committer = Committer(place, state.job, versions, attempt, among=not place.exclusive)
         self._receipts = dict(state.receipts)
         self._seal = state.seal
         self._lock = lock

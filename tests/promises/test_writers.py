@@ -16,7 +16,7 @@ from promise_cases import forked
 from store_cases import VERSIONS, block, content, fill, job_of, tree
 
 from pipeline.errors import IncompleteError, LockedError, MismatchError
-from pipeline.store import places
+from pipeline.store import directories
 from pipeline.store.documents import parse_receipt
 from pipeline.store.mapped import LabelCache
 from pipeline.store.state import RECEIPTS, read_state
@@ -161,14 +161,14 @@ def test_the_loser_of_a_race_between_two_jobs_is_told_of_the_job_not_of_its_own_
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Law: whoever takes the lock after another job's writer has left it finds that job: exit code 5, not 6."""
-    path, real = memory / "cache", places.WriterLock
+    path, real = memory / "cache", directories.WriterLock
 
     def late(lock: Path) -> object:
-        monkeypatch.setattr(places, "WriterLock", real)
+        monkeypatch.setattr(directories, "WriterLock", real)
         fill(path, MANY, commits=1)
         return real(lock)
 
-    monkeypatch.setattr(places, "WriterLock", late)
+    monkeypatch.setattr(directories, "WriterLock", late)
     with pytest.raises(MismatchError, match="was made by another job"):
         CacheWriter.open(path, job_of(teacher="teacher-2"), VERSIONS)
 

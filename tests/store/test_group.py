@@ -16,9 +16,9 @@ from zarr.storage import MemoryStore
 from pipeline.errors import CorruptError, DatasetError
 from pipeline.labels import ArraySpec
 from pipeline.store.arrays import fill_value
+from pipeline.store.directories import Directory
 from pipeline.store.documents import parse_job
 from pipeline.store.group import ShardedArray, metadata_documents, open_array, refuse_other_metadata
-from pipeline.store.places import Directory
 
 ARRAYS = (
     ArraySpec("logits", "float16", (10,), float("nan")),

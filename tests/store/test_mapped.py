@@ -268,7 +268,7 @@ def test_a_cache_is_read_in_other_processes(cache: LabelCache, method: str) -> N
 def test_a_pickle_holds_no_maps(cache: LabelCache) -> None:
     """Law: the pickle is of a path, so it is small however much was read."""
     cache.gather(0, np.arange(21))
-    assert len(pickle.dumps(cache)) < 500
+    assert len(pickle.dumps(cache)) < 1000
 
 
 def test_threads_read_the_same_cache(sealed: Path, job: Job) -> None:
