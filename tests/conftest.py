@@ -3,11 +3,17 @@
 And the ledger of promises, which `make torture` ends with.
 """
 
-from collections.abc import Iterator
+import logging
+import os
+from collections.abc import Callable, Iterator
 
+import fsspec
 import pytest
 import torch
 from ledger import Attack, Ledger
+from moto.server import ThreadedMotoServer
+
+from benchmarks.servers import BUCKET, environment, seaweedfs
 
 torch.set_num_threads(1)
 LEDGER = pytest.StashKey[Ledger]()
@@ -35,6 +41,41 @@ def attack(request: pytest.FixtureRequest, torture: bool) -> Attack:
     mark = request.node.get_closest_marker("promise")
     planned = mark.kwargs.get("torture" if torture else "tries")
     return Attack(planned if isinstance(planned, int) else None)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """The address of an S3 server in memory."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        yield "http://{}:{}".format(*server.get_host_and_port())
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[str]:
+    """The address of a real S3 server, which keeps its data on this machine's disk."""
+    with seaweedfs() as url:
+        yield url
+
+
+@pytest.fixture
+def reach(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
+    """Let this process and those it starts find a server; the address of a prefix there that is this test's own."""
+    clients = fsspec.get_filesystem_class("s3")
+
+    def found(server: str) -> str:
+        for name, value in environment(server).items():
+            monkeypatch.setenv(name, value)
+        clients.clear_instance_cache()
+        fsspec.filesystem("s3").makedirs(BUCKET, exist_ok=True)
+        return f"s3://{BUCKET}/{os.getpid()}-{abs(hash(request.node.nodeid))}"
+
+    yield found
+    clients.clear_instance_cache()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -70,7 +70,7 @@ class Bucket(Place):
         """The address of an object."""
         return f"{self.url}/{name}"
 
-    def refuse_taken(self) -> None:
+    def refuse_taken(self, advice: str) -> None:
         """Nothing: objects may lie beside any others."""
 
     def refuse_links(self, folder: str) -> None:
@@ -100,18 +100,23 @@ class Bucket(Place):
 
     def read(self, name: str, most: int = MOST_DOCUMENT_BYTES) -> bytes | None:
         """The content of an object; None if there is none."""
+        data = self._beginning(name, most + 1)
+        return None if data is None else self._held(name, data, most)
+
+    def _beginning(self, name: str, size: int) -> bytes | None:
+        """So many bytes of an object, if it has as many; None if there is none."""
         store, root = self._store
         with self._explained("read this object", name):
             try:
                 # With a range it is one request; without, the library asks for the size first.
-                data: bytes = store.cat_file(f"{root}/{name}", start=0, end=most + 1)
+                data: bytes = store.cat_file(f"{root}/{name}", start=0, end=size)
             except FileNotFoundError:
                 return None
             except OSError as error:
                 if _status(error) != NOT_SATISFIABLE:
                     raise
                 return b""  # nothing can be a range of an empty object
-        return self._held(name, data, most)
+        return data
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
         """Each name and its content, in order, many requested at a time."""
@@ -127,7 +132,7 @@ class Bucket(Place):
     def write(self, name: str, pieces: Iterable[Piece]) -> bool:
         """Write an object whole; replace one that is there with other content, and say so."""
         data = b"".join(pieces)
-        if self._created(name, data) or self.read(name, len(data)) == data:
+        if self._created(name, data) or self._beginning(name, len(data) + 1) == data:
             return False
         store, root = self._store
         with self._explained("write this object", name):
@@ -136,7 +141,7 @@ class Bucket(Place):
 
     def create(self, name: str, data: Piece) -> bool:
         """Write an object if there is none; return False, with nothing changed, if there is another one."""
-        return self._created(name, bytes(data)) or self.read(name) == data
+        return self._created(name, bytes(data)) or self._beginning(name, len(data) + 1) == data
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""

@@ -35,11 +35,11 @@ class Directory(Place):
         """The path of a file."""
         return self.root / name
 
-    def refuse_taken(self) -> None:
-        """Raise StorageError if a file lies there."""
+    def refuse_taken(self, advice: str) -> None:
+        """Raise StorageError, with what to do, if a file lies there."""
         with files.explained("look at this path", self.root):
             if self.root.exists() and not self.root.is_dir():
-                raise StorageError(f"{self.root} is a file, and a label cache is a directory. Set another cache path.")
+                raise StorageError(f"{self.root} is a file, and a label cache is a directory. {advice}")
 
     def refuse_links(self, folder: str) -> None:
         """Raise CorruptError if a folder, or one on the way to it, is a symbolic link to elsewhere."""

@@ -9,7 +9,7 @@ pages stay.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -159,6 +159,19 @@ class LabelCache:
                 self._unmapped = Unmapped(self._residence)
         found = {spec.name: self._unmapped.gather(spec.name, places) for spec in selection.specs}
         return found if out is None else _put(found, out)
+
+    @property
+    def room(self) -> int:
+        """How many shards there is room for on this machine, of a cache at an address; 0 of one on its disk."""
+        return 0 if isinstance(self.place, Directory) else self._residence.slots
+
+    def shards_of(self, view: int, rows: Rows) -> set[int]:
+        """The shards that rows are in. Raises as `gather`."""
+        return set(np.unique(self._places(view, _integers(rows, "rows")) // self.layout.shard_rows).tolist())
+
+    def fetch(self, shards: Iterable[int]) -> None:
+        """Make sure that shards are on this machine. Raises as `gather`."""
+        self._residence.fetch(range(len(self.job.arrays)), sorted(shards))
 
     def rows_of(self, sample_ids: Rows) -> Rows:
         """The positions of samples, by id.

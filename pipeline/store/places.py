@@ -36,8 +36,8 @@ class Place(ABC):
         """What to call a file of it in a message."""
 
     @abstractmethod
-    def refuse_taken(self) -> None:
-        """Raise StorageError if something lies there in which no cache can be, such as a file."""
+    def refuse_taken(self, advice: str) -> None:
+        """Raise StorageError, with what to do, if something lies there in which no cache can be, such as a file."""
 
     @abstractmethod
     def refuse_links(self, folder: str) -> None:

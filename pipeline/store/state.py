@@ -78,7 +78,7 @@ def read_state(where: Where) -> State:
 def read_job(where: Where) -> Job:
     """The job of the cache at a place. Raises as `read_state`."""
     place = place_of(where)
-    place.refuse_taken()
+    place.refuse_taken("Give the path of a label cache.")
     for folder in (RECEIPTS, GROUP):
         place.refuse_links(folder)
     data = place.read(JOB)

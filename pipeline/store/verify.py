@@ -86,7 +86,7 @@ def verify(where: Where, progress: Callable[[int], object] | None = None) -> Rep
 
     """
     place = place_of(where)
-    place.refuse_taken()
+    place.refuse_taken("Give the path of a label cache.")
     sealed = SEAL in place.entries()
     try:
         job = read_job(place)

@@ -2,15 +2,15 @@
 
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Self
 
 from pydantic import JsonValue
 
-from pipeline.errors import IncompleteError, MismatchError, StorageError
+from pipeline.errors import IncompleteError, LockedError, MismatchError, StorageError
 from pipeline.store import files
 from pipeline.store.addresses import Where, place_of
 from pipeline.store.committer import Block, Committer, committed
+from pipeline.store.directories import Directory
 from pipeline.store.documents import Job, Receipt, Seal, parse_job
 from pipeline.store.group import metadata_documents, refuse_other_metadata
 from pipeline.store.layout import Shard
@@ -66,7 +66,7 @@ class CacheWriter:
         place.prepare()
         lock = place.lock()
         try:
-            _begin(place, job)
+            begin(place, job)
             return cls(place, read_state(place), lock, versions)
         except BaseException:
             lock.release(remove=False)
@@ -120,6 +120,14 @@ class CacheWriter:
         """
         self._receipts = read_receipts(self.place, self.job)
 
+    def clear_up(self) -> None:
+        """Remove what other processes that were killed have left unfinished. None is at work any more."""
+        self.place.tidy()
+        for name in self.place.entries():
+            if name.startswith(f"{LOCK}."):
+                with suppress(LockedError), self.place.alone(name.removeprefix(f"{LOCK}.")):
+                    pass  # its file goes with it
+
     def seal(self, about: Mapping[str, JsonValue]) -> Seal:
         """Close the cache once every shard has its receipt; `about` are figures to keep with it.
 
@@ -168,19 +176,22 @@ def missing_shards(where: Where, job: Job) -> list[Shard]:
     return [shard for shard in job.layout.all_shards() if shard.number not in done]
 
 
-def require_space(path: Path, bytes_needed: int) -> None:
+def require_space(where: Where, bytes_needed: int) -> None:
     """Raise StorageError if the disk of a path, which need not exist yet, has less free space than that."""
-    free = free_bytes(path)
-    if free < bytes_needed:
+    free = free_bytes(where)
+    if free is not None and free < bytes_needed:
         raise StorageError(
-            f"{path} needs {human(bytes_needed)}, and its disk has {human(free)} left. Free some space, use another "
+            f"{where} needs {human(bytes_needed)}, and its disk has {human(free)} left. Free some space, use another "
             "disk, or store less: fewer views, a smaller k, or float16."
         )
 
 
-def free_bytes(path: Path) -> int:
-    """The free space of the disk that a path lies on, or will."""
-    place = path.absolute()
+def free_bytes(where: Where) -> int | None:
+    """The free space of the disk that a path lies on, or will; None of an object store, which does not say."""
+    directory = place_of(where)
+    if not isinstance(directory, Directory):
+        return None
+    place = directory.root
     while not place.exists() and place != place.parent:
         place = place.parent
     with files.explained("ask for the free space of this disk", place):
@@ -206,7 +217,7 @@ def _job_there(place: Place, job: Job) -> bool:
         StorageError: no cache is, but something else.
 
     """
-    place.refuse_taken()
+    place.refuse_taken("Set another cache path.")
     strangers = [name for name in place.entries() if name.split(".")[0] != LOCK]
     for name in (RECEIPTS, GROUP):
         place.refuse_links(name)
@@ -230,7 +241,7 @@ def _available(place: Place, job: Job) -> bool:
         raise
 
 
-def _begin(place: Place, job: Job) -> None:
+def begin(place: Place, job: Job) -> None:
     """All of a cache but its shards, under the lock.
 
     A name that a killed run gave and did not sync is synced when a directory is made beside it: before any receipt.

@@ -1,0 +1,113 @@
+"""Copies a cache from one place to another, shard by shard, each held against its receipt on the way.
+
+The copy has the same receipts and the same seal, so the same cache id: it is the cache. Its seal comes last, and what
+of it is there already is not copied again, so that a copy that was cut short goes on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from pipeline.ahead import ahead
+from pipeline.errors import CorruptError, MismatchError
+from pipeline.store.addresses import Where, place_of
+from pipeline.store.documents import Job, Receipt
+from pipeline.store.layout import shard_file_bytes
+from pipeline.store.places import Place
+from pipeline.store.shards import REPAIR
+from pipeline.store.state import RECEIPTS, SEAL, State, read_state, receipt_name, shard_name
+from pipeline.store.verify import refuse_damaged
+from pipeline.store.writer import begin, missing_shards
+
+WORKERS = 8  # shards under way at a time
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a copy came to: the state of the whole, and what of it was copied now."""
+
+    state: State
+    shards: int
+    bytes: int
+
+
+def copy(
+    source: Where,
+    dest: Where,
+    progress: Callable[[int, int], object] = lambda *_: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Copied | None:
+    """Copy a cache, sealed or as far as it is.
+
+    Args:
+        source: where it lies.
+        dest: where the copy goes; what of it is there is kept.
+        progress: told the bytes of each shard that is done, and of all that are not.
+        stopped: asked before each shard.
+
+    Returns:
+        What was copied; None if stopped. The same call goes on.
+
+    Raises:
+        IncompleteError: there is no cache at the source.
+        CorruptError: a file of the source is gone or damaged; what was copied before is whole.
+        MismatchError: another cache lies at the destination, or one of the same job with other labels.
+        LockedError: a writer is at work at the destination.
+        StorageError: a disk or a server refuses.
+
+    """
+    there, here = place_of(source), place_of(dest)
+    state = read_state(there)
+    missing_shards(here, state.job)  # refuses another cache, and reads that one's receipts
+    here.prepare()
+    lock, whole = here.lock(), False
+    try:
+        begin(here, state.job)
+        done = read_state(here)
+        _refuse_other_labels(here, done, state)
+        left = [receipt for number, receipt in state.receipts.items() if number not in done.receipts]
+        total = sum(map(_bytes, left))
+        for receipt in ahead(left, partial(_unless, stopped, partial(_copy_shard, there, here, state.job)), WORKERS):
+            if receipt is None:
+                return None
+            progress(_bytes(receipt), total)
+        if state.seal:
+            here.settle(RECEIPTS)
+            here.create(SEAL, state.seal.to_bytes())
+            whole = True
+    finally:
+        lock.release(remove=whole)
+    return Copied(state, len(left), total)
+
+
+def _unless(stopped: Callable[[], bool], copy_shard: Callable[[Receipt], object], receipt: Receipt) -> Receipt | None:
+    if stopped():
+        return None
+    copy_shard(receipt)
+    return receipt
+
+
+def _copy_shard(there: Place, here: Place, job: Job, receipt: Receipt) -> None:
+    shard = job.layout.shard(receipt.shard)
+    for spec in job.arrays:
+        name = shard_name(spec, job.layout, shard)
+        data = there.read(name, shard_file_bytes(spec, job.layout, shard))
+        if data is None:
+            raise CorruptError(f"{there.where(name)} is gone; its receipt says that it was written. {REPAIR}")
+        refuse_damaged(data, there.where(name), spec, job.layout, receipt)
+        here.write(name, [data])
+    here.create(receipt_name(receipt.shard), receipt.to_bytes())
+
+
+def _refuse_other_labels(here: Place, done: State, state: State) -> None:
+    """Refuse to mix the shards of two runs of one job: their labels may differ in the last bits."""
+    for number, receipt in done.receipts.items():
+        if number not in state.receipts or receipt.fixed_part() != state.receipts[number].fixed_part():
+            raise MismatchError(
+                f"{here.where(receipt_name(number))} is not of the cache that is copied, though of the same job: it "
+                "comes from another run. Name another place for the copy, or delete what is there."
+            )
+
+
+def _bytes(receipt: Receipt) -> int:
+    return sum(proof.bytes for proof in receipt.arrays.values())

@@ -1,0 +1,259 @@
+"""What a place promises, held against every kind of it: a directory, memory, and S3 by two servers."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from store_cases import VERSIONS, block, content, fill, job_of, tree
+
+from benchmarks.servers import proxy
+from pipeline.errors import ConfigError, CorruptError, IncompleteError, LockedError, MismatchError, StorageError
+from pipeline.store import lease
+from pipeline.store.addresses import place_of
+from pipeline.store.buckets import Bucket
+from pipeline.store.committer import Committer
+from pipeline.store.documents import Job
+from pipeline.store.mapped import LabelCache
+from pipeline.store.mirror import MirrorSettings
+from pipeline.store.places import LOCK, Place
+from pipeline.store.state import read_state, receipt_name, shard_name
+from pipeline.store.verify import verify
+from pipeline.store.writer import CacheWriter, free_bytes, missing_shards, require_space
+
+Reach = Callable[[str], str]
+
+
+@pytest.fixture(params=["directory", "memory", "moto", "seaweed"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, reach: Reach) -> Place:
+    """An empty place of each kind."""
+    match request.param:
+        case "directory":
+            return place_of(tmp_path / "place")
+        case "memory":
+            return place_of(f"memory://{uuid4().hex}")
+        case _:
+            return place_of(reach(request.getfixturevalue(request.param)))
+
+
+@pytest.fixture
+def bucket(reach: Reach, moto: str) -> Place:
+    """A prefix of a bucket that is empty."""
+    return place_of(reach(moto))
+
+
+def test_what_is_written_is_read_and_nothing_else_is_there(place: Place) -> None:
+    """Law: names, sizes and contents are those that were written, over and over, and none of others."""
+    place.prepare()
+    for content_of in (b"one", b"another"):
+        assert not place.write("a/b", [content_of[:1], content_of[1:]]) or content_of == b"another"
+        assert place.read("a/b") == content_of
+    place.write("a/c/d", [b"x" * 1000])
+    assert (place.read("a/none"), place.read("none/none")) == (None, None)
+    assert sorted(place.names("a")) == sorted(place.names("")) == ["a/b", "a/c/d"]
+    assert (list(place.names("none")), place.sizes("a/c")) == ([], {"a/c/d": 1000})
+    assert place.entries() == ["a"]
+    assert list(place.read_many(["a/c/d", "no", "a/b"])) == [("a/c/d", b"x" * 1000), ("no", None), ("a/b", b"another")]
+    place.remove("a/b")
+    place.remove("a/b")
+    assert place.read("a/b") is None
+
+
+def test_the_first_to_create_wins(place: Place) -> None:
+    """Law: a second one is told so, and changes nothing."""
+    place.prepare()
+    assert place.create("x/y", b"first")
+    assert not place.create("x/y", b"second")
+    assert place.read("x/y") == b"first"
+
+
+def test_what_is_larger_than_it_can_be_is_refused(place: Place) -> None:
+    """Law: no more is read than was written at most."""
+    place.prepare()
+    place.write("x", [b"12345"])
+    assert place.read("x", 5) == b"12345"
+    with pytest.raises(CorruptError, match=r"Restore it from a copy of the cache"):
+        place.read("x", 4)
+
+
+def test_a_place_is_found_again_elsewhere(place: Place) -> None:
+    """Law: pickled or by its name, it is the same place."""
+    place.prepare()
+    place.write("x", [b"1"])
+    for again in (pickle.loads(pickle.dumps(place)), place_of(str(place))):  # noqa: S301 - made here
+        assert (str(again), again.read("x"), again.where("x")) == (str(place), b"1", place.where("x"))
+
+
+def test_a_cache_is_the_same_in_every_place(place: Place, sealed: Path, job: Job, tmp_path: Path) -> None:
+    """Law: the same bytes under the same names, so the same cache id; whole by `verify`, and read back in any order."""
+    for commits in (2, None):
+        with CacheWriter.open(place, job, VERSIONS) as writer:
+            for shard in writer.missing()[:commits]:
+                writer.commit(shard, block(job, shard), 0.5)
+            assert missing_shards(place, job) == writer.missing()
+            if commits:
+                with pytest.raises(IncompleteError, match="has no seal: 2 of its 6 shards are done"):
+                    LabelCache.open(place)
+            else:
+                writer.seal({"accuracy": 0.5})
+    expected = {name: data for name, data in tree(sealed).items() if name.startswith("labels.zarr")}
+    assert {name: place.read(name) for name in place.names("labels.zarr")} == expected
+    assert read_state(place).seal.cache_id == read_state(sealed).seal.cache_id
+    assert verify(place).problems == ()
+    cache = LabelCache.open(place, settings=MirrorSettings(tmp_path / "mirror", 10**6))
+    rows = np.random.default_rng(0).integers(0, job.rows, 50)
+    for view in range(job.view_count):
+        for name, found in cache.gather(view, rows).items():
+            np.testing.assert_array_equal(found, content(job)[name][view, rows])
+
+
+def test_the_same_job_again_does_nothing_and_another_is_refused(place: Place, job: Job) -> None:
+    """Law: in every place a sealed cache is left alone, and an answer says what is different."""
+    fill(place, job)
+    before = {name: place.read(name) for name in place.names("")}
+    with CacheWriter.open(place, job, VERSIONS) as writer:
+        assert writer.sealed
+    with pytest.raises(MismatchError, match=r'teacher.sha256 was "teacher-1" and is now "teacher-2"'):
+        CacheWriter.open(place, job_of(teacher="teacher-2"), VERSIONS)
+    assert {name: place.read(name) for name in place.names("")} == before
+
+
+def test_damage_in_a_bucket_is_found_and_no_reader_is_deceived(bucket: Place, job: Job, tmp_path: Path) -> None:
+    """Law: an object that is gone, cut, changed or another's is named by `verify` and refused by a reader."""
+    fill(bucket, job)
+    name = shard_name(job.arrays[3], job.layout, job.layout.shard(1))
+    whole, other = bucket.read(name), bucket.read(shard_name(job.arrays[3], job.layout, job.layout.shard(0)))
+    for number, damaged in enumerate((None, whole[:-1], b"", whole[:5] + b"\xff" + whole[6:], other)):
+        bucket.remove(name)
+        if damaged is not None:
+            bucket.write(name, [damaged])
+        assert [problem.path for problem in verify(bucket).problems] == [bucket.where(name)]
+        cache = LabelCache.open(bucket, settings=MirrorSettings(tmp_path / str(number), 10**6))
+        np.testing.assert_array_equal(cache.gather(0, np.arange(8))["logits"], content(job)["logits"][0, :8])
+        with pytest.raises(CorruptError):
+            cache.gather(0, np.arange(8, 16))
+
+
+def test_two_writers_of_one_bucket_keep_what_the_other_has_done(bucket: Place, job: Job) -> None:
+    """Law: with the same labels the first receipt wins, and both go on."""
+    writers = [CacheWriter.open(bucket, job, VERSIONS) for _ in range(2)]
+    for shard in job.layout.all_shards():
+        receipts = [writer.commit(shard, block(job, shard), 0.5) for writer in writers]
+        assert receipts[0] == receipts[1]
+    writers[0].seal({})
+    assert verify(bucket).problems == ()
+
+
+def test_other_labels_of_a_shard_that_is_done_are_refused(bucket: Place, job: Job) -> None:
+    """Law: the first are kept, whole; who comes second with others is told."""
+    first, second = (CacheWriter.open(bucket, job, VERSIONS) for _ in range(2))
+    first.commit(job.layout.shard(0), block(job, job.layout.shard(0)), 0.5)
+    with pytest.raises(MismatchError, match=r"was written by .* meanwhile, for other logits than were made here"):
+        second.commit(job.layout.shard(0), block(job, job.layout.shard(0), seed=1) | ids(job), 0.5)
+    assert verify(bucket).problems == ()
+
+
+def ids(job: Job) -> dict[str, np.ndarray]:
+    """What two runs of one job share of shard 0."""
+    return {name: block(job, job.layout.shard(0))[name] for name in ("sample_id", "label", "input_crc32c")}
+
+
+def test_what_a_killed_writer_left_without_a_receipt_is_replaced(bucket: Place, job: Job) -> None:
+    """Law: an object without a receipt proves nothing."""
+    name = shard_name(job.arrays[3], job.layout, job.layout.shard(0))
+    CacheWriter.open(bucket, job, VERSIONS)
+    bucket.write(name, [b"left over"])
+    fill(bucket, job)
+    assert verify(bucket).problems == ()
+
+
+class Meddler(Bucket):
+    """A bucket in which, once an object of a shard was replaced, another writer replaces it too."""
+
+    theirs = b"theirs"
+
+    def write(self, name: str, pieces: object) -> bool:
+        """As the bucket does."""
+        replaced = super().write(name, pieces)
+        if replaced:
+            super().write(name, [self.theirs])
+        return replaced
+
+
+def test_a_receipt_that_came_to_lie_is_taken_back(bucket: Place, job: Job) -> None:
+    """Law: where two writers replaced each other's objects, who looks last leaves no receipt over what is mixed."""
+    name = shard_name(job.arrays[3], job.layout, job.layout.shard(0))
+    CacheWriter.open(bucket, job, VERSIONS)
+    bucket.write(name, [b"left over"])
+    committer = Committer(Meddler(str(bucket)), job, VERSIONS, 1, among=True)
+    with pytest.raises(StorageError, match="two processes wrote this shard at the same time"):
+        committer.commit(job.layout.shard(0), block(job, job.layout.shard(0)), 0.5)
+    assert bucket.read(receipt_name(0)) is None
+    fill(bucket, job)
+    assert verify(bucket).problems == ()
+
+
+def test_a_store_without_conditional_writes_is_found_out_and_has_one_writer(
+    reach: Reach, moto: str, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: a second writer is refused while the first one says that it lives, and let in once it is gone or silent."""
+    monkeypatch.setattr(lease, "SETTLES_SECONDS", 0.0)
+    with proxy(moto, conditions=False) as (server, _):
+        place = place_of(reach(server))
+        with CacheWriter.open(place, job, VERSIONS) as writer:
+            assert not writer.place.shared
+            with pytest.raises(LockedError, match="has no conditional writes, so a cache there has one writer"):
+                CacheWriter.open(place_of(str(place)), job, VERSIONS)
+            with pytest.raises(LockedError, match="is being written by process"):
+                missing_shards(place, job_of(teacher="x"))
+            writer.commit(job.layout.shard(0), block(job, job.layout.shard(0)), 0.5)
+        assert LOCK not in place.entries()
+        abandoned = lease.Lease(place)
+        monkeypatch.setattr(lease, "LASTS_SECONDS", 0.0)
+        fill(place_of(str(place)), job)
+        abandoned.release(remove=True)
+        assert verify(place).problems == ()
+
+
+def test_a_store_with_conditional_writes_is_shared(place: Place, job: Job) -> None:
+    """Law: where the first create wins, several processes may write."""
+    with CacheWriter.open(place, job, VERSIONS) as writer:
+        assert writer.place.shared
+
+
+@pytest.mark.parametrize(
+    ("url", "texts"),
+    [
+        ("nothing://x/y", ("is no address that is known here", "s3://bucket/prefix")),
+        ("hdfs://x/y", ("Install what reaches such a store", "or set another cache path")),
+    ],
+)
+def test_an_address_that_nothing_reaches_is_refused(url: str, texts: tuple[str, ...]) -> None:
+    """Law: at once, with what would be right."""
+    with pytest.raises(ConfigError) as refusal:
+        place_of(url)
+    assert [text for text in texts if text not in str(refusal.value)] == []
+
+
+def test_wrong_keys_and_a_server_that_is_not_there_are_storage_errors(
+    reach: Reach, seaweed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: each says which object, what was attempted, and where to look."""
+    url = reach(seaweed)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StorageError, match=r"could not read this object: PermissionError: .*Check its keys"):
+        read_state(Bucket(url))
+
+
+def test_a_bucket_does_not_say_how_much_room_it_has(bucket: Place) -> None:
+    """Law: nothing is refused for want of what is not known."""
+    assert free_bytes(bucket) is None
+    require_space(bucket, 10**18)
+
+
+def test_an_address_of_files_is_a_directory(tmp_path: Path, job: Job) -> None:
+    """Law: file:// is the path that follows it."""
+    fill(f"file://{tmp_path}/cache", job)
+    assert verify(tmp_path / "cache").problems == ()
