@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import tomli_w
 from pydantic import (
     AfterValidator,
+    ByteSize,
     Discriminator,
     Field,
     PositiveFloat,
@@ -25,7 +26,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import ConfigError
-from pipeline.settings import FilePath, Fraction, Settings
+from pipeline.settings import FilePath, Fraction, Location, Settings
+from pipeline.store.mirror import DEFAULT, MirrorSettings
 from pipeline.terms import TERMS, Loss, Ramp, Term, one_term
 
 REFERENCE = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
@@ -196,9 +198,19 @@ class LabelSettings(Settings):
 class CacheSettings(Settings):
     """Where the labels go, and how they are cut. Left out, a shard is about 16 MiB and a chunk 256 KiB."""
 
-    path: FilePath
+    path: Location
+    """A directory, or an address such as s3://bucket/prefix."""
     shard_rows: PositiveInt | None = None
     chunk_rows: PositiveInt | None = None
+    mirror: FilePath | None = None
+    """Of an address: where `train` keeps copies of its shards. Left out, softlabels in ~/.cache."""
+    mirror_bytes: ByteSize = ByteSize(DEFAULT.most_bytes)
+    """How much of that disk the copies of all caches may take, such as "200GiB"."""
+
+    @property
+    def copies(self) -> MirrorSettings:
+        """Where the copies of a cache at an address go, and how large they may be."""
+        return MirrorSettings(self.mirror or DEFAULT.path, self.mirror_bytes)
 
 
 class LoadingSettings(Settings):
@@ -220,6 +232,9 @@ class Student(Training):
     alpha: Fraction = 0.9
     true_labels: PositiveInt | None = None
     """How many true labels this student may see, the same number of each class; left out, all there are."""
+    window: PositiveInt | None = None
+    """Shuffle within windows of so many shards of the cache, which come in an order of chance; left out, over all rows.
+    For a cache in a bucket, of which only a few shards have room here: see docs/buckets.md."""
     repeats: PositiveInt = 1
     baseline: str | None = None
     """The student to train as well and to stand beside this one in the table."""
@@ -233,6 +248,11 @@ class Student(Training):
     def soft(self) -> bool:
         """Whether it asks the teacher."""
         return any(term.serves for term in self.terms)
+
+    @property
+    def needs_cache(self) -> bool:
+        """Whether it asks the teacher, or for which rows share a shard."""
+        return self.soft or self.window is not None
 
 
 class Experiment(Settings):

@@ -7,7 +7,7 @@ would have alone. All are in the device's memory at once; for students too large
 Shape legend: N samples of the dataset.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from time import perf_counter
@@ -19,7 +19,8 @@ import torch
 from pipeline.ahead import ahead
 from pipeline.datasets import Dataset
 from pipeline.errors import DatasetError, MismatchError, SoftLabelsError
-from pipeline.order import EpochSampler
+from pipeline.order import EpochSampler, Windows
+from pipeline.prefetch import prefetching
 from pipeline.ranks import ALONE, Ranks
 from pipeline.reader import UNLABELLED, Batch, Reader, Rows
 from pipeline.runs import CHECKPOINT, Metrics, Run, begin, finish, finished, save_progress, saved_state
@@ -38,6 +39,7 @@ class Lesson:
     soft: bool  # whether it hears the teacher
     test: Dataset | None = None
     visible_N: Rows | None = None  # the true labels that it may see, -1 where it may not; None for all there are
+    windows: Windows | None = None  # within which its rows are shuffled; None for over all of them
 
     def labels(self, dataset: Dataset) -> Rows | None:
         """The true labels it learns from, [N]."""
@@ -73,11 +75,12 @@ Entry = tuple[Run, Lesson]
 
 
 def classes(entries: Sequence[Entry], dataset: Dataset) -> list[list[Entry]]:
-    """Who can be taught together: those with the same usable rows, seed and batch size."""
+    """Who can be taught together: those with the same usable rows, windows, seed and batch size."""
     groups: dict[object, list[Entry]] = {}
     for run, lesson in entries:
         usable = lesson.usable(dataset)
-        key = (run.seed, run.settings.batch_size, None if usable is None else sha256(usable.tobytes()).digest())
+        rows = None if usable is None else sha256(usable.tobytes()).digest()
+        key = (run.seed, run.settings.batch_size, rows, lesson.windows and lesson.windows.digest)
         groups.setdefault(key, []).append((run, lesson))
     return list(groups.values())
 
@@ -104,9 +107,14 @@ def teach(
 
     """
     run, lesson = entries[0]
-    usable = lesson.usable(reader.dataset)
     sampler = EpochSampler(
-        len(reader), run.settings.batch_size, seed=run.seed, rank=ranks.rank, world=ranks.world, usable=usable
+        len(reader),
+        run.settings.batch_size,
+        seed=run.seed,
+        rank=ranks.rank,
+        world=ranks.world,
+        usable=lesson.usable(reader.dataset),
+        windows=lesson.windows,
     )
     pupils = [_Pupil.enrolled(run, lesson, reader, sampler.steps, ranks) for run, lesson in entries]
     _refuse_apart(pupils, ranks)
@@ -136,7 +144,7 @@ def _walk(pupils: Sequence["_Pupil"], sampler: EpochSampler, reader: Reader, wat
     read = _reading(reader, {pupil.learner.device for pupil in pupils})
     saved = begun = perf_counter()
     try:
-        for number, batch in enumerate(ahead(sampler, read, workers), number):  # noqa: B020 - counts on from there
+        for number, batch in enumerate(_batches(sampler, reader, read, workers), number):  # noqa: B020 - counts on
             if ranks.any(watch.stopped()):
                 break
             learning = [pupil for pupil in pupils if pupil.epoch.steps == number]
@@ -157,6 +165,15 @@ def _walk(pupils: Sequence["_Pupil"], sampler: EpochSampler, reader: Reader, wat
             _save([pupil for pupil in pupils if not pupil.failed])
         raise
     return True
+
+
+def _batches(sampler: EpochSampler, reader: Reader, read: Callable[[Rows], Batch], workers: int) -> Iterator[Batch]:
+    """What is left of an epoch, read ahead of the networks, and fetched ahead of the readers."""
+    coming = map(reader.in_cache, sampler.upcoming(sampler.epoch, sampler.step))
+    with prefetching(reader.cache, coming) as walked:
+        for batch in ahead(sampler, read, workers):
+            yield batch
+            walked()
 
 
 def _lesson(pupils: Sequence["_Pupil"], batch: Batch, rows: int, begun: float) -> None:

@@ -1,69 +1,70 @@
 """The order of an epoch: a shuffle that is computed where it is asked for, and how batches and ranks share it.
 
 Nothing here grows with the dataset: any part of any epoch is known at once, in any process. So the same (seed, epoch)
-gives the same order for every number of workers and ranks, and a walk can begin at any step.
+gives the same order for every number of workers and ranks, and a walk can begin at any step. Windows take memory for
+the shards of the cache, and where its order is not the dataset's, eight bytes a row.
+
+Shape legend: N rows, B shards that hold any of them, n places asked for.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import isqrt
+from hashlib import sha256
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from pipeline.errors import ConfigError
-from pipeline.seeds import generator, seed_of
+from pipeline.seeds import seed_of
+from pipeline.shuffles import Rows, Shuffle, WindowShuffle
 
-Rows = NDArray[np.int64]
-ROUNDS = 16  # with fewer, some of the 120 shuffles of five rows come up more often than others
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's step
 LEAST = 4  # rows that can be cut into two batches
 BLOCK_ROWS = 2**14  # computed at once: a shuffle costs a few hundred NumPy calls, whether of one row or of thousands
 
 
-@dataclass(frozen=True)
-class Shuffle:
-    """A bijection of 0 … size - 1 that a seed picks.
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Rows by the shards of a cache that hold them, to be shuffled within a few shards at a time.
 
-    A Feistel network over Z_a x Z_b, the smallest such rectangle with room for all, whose few surplus places are walked
-    out of. Source: Black and Rogaway, «Ciphers with Arbitrary Finite Domains», 2002, section 5 and method 2.
+    Not for rows that are sorted by class and few shards a window: batches are then of few classes (docs/buckets.md).
 
-    >>> sorted(Shuffle(10, seed=3)(np.arange(10)).tolist())
-    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    Args:
+        shards: how many make a window.
+        bounds: where the rows of each shard begin, and where those of the last one end, `[B + 1]`.
+        rows: the rows by their place in the cache, `[N]`; None where they are 0 … N - 1 and stand in order.
+
     """
 
-    size: int
-    seed: int
+    shards: int
+    bounds: Rows
+    rows: Rows | None = None
+
+    @classmethod
+    def cut(cls, shards: int, shard_rows: int, length: int, places: Rows | None = None) -> "Windows":
+        """Windows of so many shards over the rows of a dataset; `places` are theirs in the cache, `[N]`, if others.
+
+        >>> Windows.cut(2, shard_rows=3, length=4, places=np.array([8, 1, 7, 0])).rows
+        array([3, 1, 2, 0])
+        """
+        if places is None:
+            return cls(shards, np.append(np.arange(0, length, shard_rows), length))
+        rows = np.argsort(places, kind="stable")
+        begins = np.flatnonzero(np.diff(places[rows] // shard_rows)) + 1
+        return cls(shards, np.concatenate([[0], begins, [length]]), rows)
+
+    def among(self, usable: Rows) -> "Windows":
+        """The same windows over some of the rows; a shard that holds none of them is no shard of theirs."""
+        rows = np.arange(self.bounds[-1]) if self.rows is None else self.rows
+        kept = np.isin(rows, usable)
+        bounds = np.unique(np.append(0, np.cumsum(kept))[self.bounds])
+        return Windows(self.shards, bounds, rows[kept])
 
     @cached_property
-    def _keys(self) -> NDArray[np.uint64]:
-        return generator("shuffle", self.seed).integers(0, 2**64, ROUNDS, np.uint64)
-
-    def __call__(self, places: Rows, turns: Rows | None = None) -> Rows:
-        """What stands at some places of the shuffled row, `[n]`; in turn t, of another shuffle than in all others."""
-        tweaks = np.zeros(1, np.uint64) if turns is None else _mixed(turns.astype(np.uint64) * GOLDEN)
-        found = self._walked(places.astype(np.uint64), tweaks)
-        while (outside := np.flatnonzero(found >= self.size)).size:
-            found[outside] = self._walked(found[outside], tweaks if turns is None else tweaks[outside])
-        return found.astype(np.int64)
-
-    def _walked(self, places: NDArray[np.uint64], tweaks: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        width = np.uint64(isqrt(self.size - 1) + 1)
-        height = np.uint64(-(-self.size // int(width)))
-        column, row = np.divmod(places, height)
-        for key in self._keys.reshape(-1, 2):
-            column = (column + _mixed(row + (tweaks + key[0]))) % width
-            row = (row + _mixed(column + (tweaks + key[1]))) % height
-        return column * height + row
-
-
-def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser, halved so that what is added to it cannot overflow."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (x ^ (x >> np.uint64(31))) >> np.uint64(1)
+    def digest(self) -> bytes:
+        """Stands for the order that these windows make of a seed."""
+        parts = (np.array([self.shards]), self.bounds, np.empty(0) if self.rows is None else self.rows)
+        return sha256(b"".join(sha256(part.tobytes()).digest() for part in parts)).digest()
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Order:
         seed: of the training.
         epoch: counted from 0.
         usable: the rows to draw from; None for 0 … length - 1.
+        windows: within which the rows are shuffled; None for over all of them.
 
     """
 
@@ -84,13 +86,29 @@ class Order:
     seed: int
     epoch: int
     usable: Rows | None = None
+    windows: Windows | None = None
+
+    @cached_property
+    def _drawn(self) -> Rows | None:
+        return self.usable if self._cut is None else self._cut.rows
+
+    @cached_property
+    def _cut(self) -> Windows | None:
+        return self.windows if self.windows is None or self.usable is None else self.windows.among(self.usable)
+
+    @cached_property
+    def _shuffle(self) -> Shuffle | WindowShuffle:
+        seed = seed_of("order", self.seed, self.epoch)
+        if self._cut is not None:
+            return WindowShuffle(self._cut.bounds, self._cut.shards, seed)
+        return Shuffle(self.length if self.usable is None else self.usable.size, seed)
 
     def take(self, start: int, stop: int) -> Rows:
         """The rows at places `start` to `stop` (not included)."""
-        size = self.length if self.usable is None else self.usable.size
+        size = self._shuffle.size
         turns, places = np.divmod(np.arange(start, stop), size)
-        rows = Shuffle(size, seed_of("order", self.seed, self.epoch))(places, turns if stop > size else None)
-        return rows if self.usable is None else self.usable[rows]
+        rows = self._shuffle(places, turns if stop > size else None)
+        return rows if self._drawn is None else self._drawn[rows]
 
 
 class EpochSampler(Sampler[Rows]):
@@ -109,6 +127,7 @@ class EpochSampler(Sampler[Rows]):
         world: among how many the batches are shared.
         pad: give every rank as many rows of each batch, with a few rows that come a second time.
         usable: the rows to draw from; None for 0 … length - 1.
+        windows: within which the rows are shuffled; None for over all of them.
 
     Raises:
         ConfigError: a batch, or an epoch, of fewer than two rows a rank; or to pad, of no multiple of the ranks.
@@ -125,6 +144,7 @@ class EpochSampler(Sampler[Rows]):
         world: int = 1,
         pad: bool = False,
         usable: Rows | None = None,
+        windows: Windows | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} of {world}: expected 0 to {world - 1}. Pass the process's own rank.")
@@ -132,6 +152,7 @@ class EpochSampler(Sampler[Rows]):
             raise self._refused(length, batch_size, world)
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world, self.usable = rank, world, usable
+        self.windows = windows if windows is None or usable is None else windows.among(usable)  # once for all epochs
         self.epoch = self.step = 0
         self.total = length + (-length % world if pad else 0)
         rest = self.total % batch_size
@@ -171,9 +192,14 @@ class EpochSampler(Sampler[Rows]):
 
     def __iter__(self) -> Iterator[Rows]:
         """The rank's rows of each batch, `[n]`."""
-        order, first, self.step = Order(self.length, self.seed, self.epoch, self.usable), self.step, 0
+        first, self.step = self.step, 0
+        yield from self.upcoming(self.epoch, first)
+
+    def upcoming(self, epoch: int, step: int = 0) -> Iterator[Rows]:
+        """The rank's rows of each batch from a step of an epoch on, `[n]`: whatever is walked, and without walking."""
+        order = Order(self.length, self.seed, epoch, None if self.windows else self.usable, self.windows)
         many = max(1, BLOCK_ROWS // self.batch_size)
-        for begun in range(first, self.steps, many):
+        for begun in range(step, self.steps, many):
             start, *ends = (self._end(step) for step in range(begun - 1, min(begun + many, self.steps)))
             for batch in np.split(order.take(start, ends[-1]), [end - start for end in ends[:-1]]):
                 yield batch[self.rank :: self.world]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +38,30 @@ def families(panels: Mapping[str, Mapping[str, Points]], across: str, up: str) -
         axes.grid(visible=True, which="major", alpha=0.3)
     if axes.lines:
         axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return _png(figure)
+
+
+def certainty(bins: Sequence[tuple[float, float]], ece: float, rows: Sequence[float], most: float) -> bytes:
+    """How often the likeliest class is right against how likely it is, and how many rows have which entropy.
+
+    Args:
+        bins: mean confidence and accuracy of each bin of confidence, of equal width; NaN in an empty one.
+        ece: the expected calibration error; NaN if it is not known.
+        rows: how many there are in each bin of entropy, of equal width.
+        most: where the last one ends.
+
+    """
+    figure = _figure(10, 4)
+    left, right = figure.subplots(1, 2)
+    centres = [(place + 0.5) / len(bins) for place in range(len(bins))]
+    left.bar(centres, [accuracy for _, accuracy in bins], 1 / len(bins), color="tab:blue", alpha=0.4)
+    left.plot(*zip(*bins, strict=True), "o", color="tab:blue", clip_on=False)
+    left.plot([0, 1], [0, 1], "--", color="grey")
+    known = f"calibration error {ece:.2%}" if isfinite(ece) else "calibration is not known"
+    left.set(title=known, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    width = most / len(rows)
+    right.bar([(place + 0.5) * width for place in range(len(rows))], rows, width, color="tab:orange")
+    right.set(title="entropy" if any(rows) else "entropy is not known", xlabel="nats", ylabel="rows")
     return _png(figure)
 
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline import encodings
-from pipeline.datasets import Dataset
+from pipeline.datasets import Dataset, ids_digest
 from pipeline.encodings.ids import four_bytes
 from pipeline.errors import ConfigError, CorruptError, DatasetError, MismatchError
 from pipeline.labels import ArraySpec, LabelSpec, SoftLabels, Tensors
+from pipeline.order import Windows
 from pipeline.seeds import generator
 from pipeline.store.documents import ROW_ARRAYS
 from pipeline.store.mapped import LabelCache
@@ -62,14 +63,33 @@ class Reader(torch.utils.data.Dataset[Batch]):
     def __init__(self, dataset: Dataset, cache: LabelCache | None = None) -> None:
         self.dataset = dataset
         self.cache = cache
+        self._places: Rows | None = None
         if cache is not None:
             self.spec = label_spec(cache)
             # In the cache's own order a row is found where it is, and no index has to be held in memory.
-            self._places = None if cache.holds_in_order(dataset.ids) else cache.rows_of(dataset.ids)
+            self._places = None if _in_order(cache, dataset) else cache.rows_of(dataset.ids)
 
     def __len__(self) -> int:
         """How many samples the dataset has."""
         return len(self.dataset)
+
+    def windows(self, shards: int) -> Windows:
+        """What an `EpochSampler` needs to shuffle within windows of so many shards of the cache.
+
+        Raises:
+            ConfigError: there is no cache.
+
+        """
+        if self.cache is None:
+            raise ConfigError(
+                f"window = {shards}: windows are of shards of a label cache, and this reader has none. Give it the "
+                "cache, or shuffle over all rows."
+            )
+        return Windows.cut(shards, self.cache.layout.shard_rows, len(self), self._places)
+
+    def in_cache(self, rows: Rows) -> Rows:
+        """The positions in the cache of rows of the dataset."""
+        return rows if self._places is None else self._places[rows]
 
     def __getitem__(self, row: int) -> Batch:
         """The batch of one row."""
@@ -91,11 +111,21 @@ class Reader(torch.utils.data.Dataset[Batch]):
     def _soft(self, rows: Rows, inputs: NDArray[np.generic]) -> SoftLabels | None:
         if self.cache is None:
             return None
-        record = self.cache.gather(0, rows if self._places is None else self._places[rows])
+        record = self.cache.gather(0, self.in_cache(rows))
+        self._check_ids(record["sample_id"], rows)
         check_fingerprints(inputs, record["input_crc32c"], self.dataset.ids[rows])
         self._check_labels(record["label"], rows)
         stored = {spec.name: torch.from_numpy(record[spec.name]) for spec in encodings.arrays(self.spec)}
         return encodings.decode(self.spec, stored)
+
+    def _check_ids(self, stored_N: NDArray[np.generic], rows: Rows) -> None:
+        """Refuse labels of other samples, as of a cache whose order is not the one that its job tells of."""
+        if np.array_equal(stored_N, self.dataset.ids[rows]):
+            return
+        raise CorruptError(
+            f"{self.cache.place if self.cache else ''} holds the samples in another order than its job says. Run "
+            "`softlabels verify` to see what is damaged, or make the cache again."
+        )
 
     def _check_labels(self, stored_N: NDArray[np.generic], rows: Rows) -> None:
         """Refuse true labels that are not those which the dataset had when the cache was made."""
@@ -110,6 +140,16 @@ class Reader(torch.utils.data.Dataset[Batch]):
             )
 
 
+def _in_order(cache: LabelCache, dataset: Dataset) -> bool:
+    """Whether a cache has its rows in the order of the dataset, so that none has to be looked up.
+
+    The job of one at an address is believed, for all of its ids would have to be fetched; every batch is held against
+    its ids as it comes.
+    """
+    told = cache.room > 0 and cache.job.dataset.get("ids_sha256") == ids_digest(dataset.ids)
+    return told or cache.holds_in_order(dataset.ids)
+
+
 def label_spec(cache: LabelCache) -> LabelSpec:
     """Which labels a cache holds.
 
@@ -121,12 +161,12 @@ def label_spec(cache: LabelCache) -> LabelSpec:
         spec = TypeAdapter(LabelSpec).validate_python(cache.job.labels)
         encodings.check(spec)
     except (ValidationError, ConfigError) as error:
-        raise CorruptError(f"{cache.root}: its job describes labels that cannot be read: {error}") from None
+        raise CorruptError(f"{cache.place}: its job describes labels that cannot be read: {error}") from None
     expected = (*ROW_ARRAYS, *encodings.arrays(spec))
     found = [_form(array) for array in cache.job.arrays]
     if found not in (list(map(_form, expected)), [_form(four_bytes(array)) for array in expected]):
         raise CorruptError(
-            f"{cache.root}: its job lists other arrays than its {spec.encoding} labels have. Make it again."
+            f"{cache.place}: its job lists other arrays than its {spec.encoding} labels have. Make it again."
         )
     return spec
 

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic_core import PydanticCustomError
 
 
 class Settings(BaseModel):
@@ -17,9 +18,7 @@ def _expanded(value: object) -> object:
     """A path with `~` and `$VARIABLES` filled in; relative ones stay relative to the working directory."""
     if not isinstance(value, str):
         return value
-    path = os.path.expanduser(os.path.expandvars(value))  # noqa: PTH111  # pathlib's raises what pydantic does not take
-    if "$" in path:
-        raise ValueError(f"the environment variable in {value!r} is not set; set it, or write the path out")
+    path = os.path.expanduser(_filled_in(value))  # noqa: PTH111  # pathlib's raises what pydantic does not take
     if not path:
         raise ValueError("an empty path names nothing; leave the key out, or name a place")
     if path.startswith("~") or "\0" in path:
@@ -27,5 +26,29 @@ def _expanded(value: object) -> object:
     return Path(path)
 
 
+def _located(value: object) -> object:
+    """A path, or an address of an object store with `$VARIABLES` filled in."""
+    if not isinstance(value, str | Path):
+        raise PydanticCustomError("is_instance_of", "a path")
+    if not isinstance(value, str) or "://" not in value:
+        return _expanded(value)
+    address = _filled_in(value)
+    if "@" in address.partition("://")[2].partition("/")[0]:
+        raise ValueError(
+            "an address with a key in it would be kept in every run folder; put keys where the store's own library "
+            "finds them (for S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws), and leave them out here"
+        )
+    return address
+
+
+def _filled_in(value: str) -> str:
+    filled = os.path.expandvars(value)
+    if "$" in filled:
+        raise ValueError(f"the environment variable in {value!r} is not set; set it, or write the path out")
+    return filled
+
+
 FilePath: TypeAlias = Annotated[Path, BeforeValidator(_expanded)]
+Location: TypeAlias = Annotated[Path | str, PlainValidator(_located), PlainSerializer(str)]
+"""A path, or an address such as s3://bucket/prefix."""
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]

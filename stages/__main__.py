@@ -46,10 +46,14 @@ def _experiment_options(command: Command) -> Command:
     return command
 
 
+def _location(value: str) -> Path | str:
+    return value if "://" in value else Path(value)
+
+
 def _cache_options(command: Command) -> Command:
     for decorate in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text."),
-        click.argument("cache", type=click.Path(path_type=Path)),
+        click.argument("cache", type=_location),
     ):
         command = decorate(command)
     return command
@@ -147,11 +151,46 @@ def train(
 
 @cli.command()
 @_cache_options
-def inspect(cache: Path, *, as_json: bool) -> None:
-    """Say what a label cache is, who made it and how far it is."""
+@click.option("--stats", is_flag=True, help="Read all of it, and say how sure and how right the labels are.")
+@click.option(
+    "--temperature", type=float, help="Of the softmax that --stats looks at. Default: 1, or the first that there is."
+)
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw calibration and entropy of --stats."
+)
+def inspect(cache: Path | str, *, stats: bool, temperature: float | None, plot: Path | None, as_json: bool) -> None:
+    """Say what a label cache is, who made it and how far it is.
+
+    With --stats also what its labels say: entropy, confidence and agreement with the true labels by class, calibration,
+    what is taken for what, and the mass outside the kept classes. A cache on its way is looked at as far as it is.
+    """
+    if stats:
+        from stages.look_into_cache import look_into
+
+        _finish(look_into(cache, temperature, plot), as_json=as_json)
+    if temperature is not None or plot:
+        raise click.UsageError("--temperature and --plot are about what --stats finds. Add --stats, or leave them out.")
     from stages.inspect_cache import inspect
 
     _finish(inspect(cache), as_json=as_json)
+
+
+def _copy_command(name: str, text: str) -> None:
+    @cli.command(name, help=text)
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text.")
+    @click.argument("source", type=_location)
+    @click.argument("dest", type=_location)
+    def copy(source: Path | str, dest: Path | str, *, as_json: bool) -> None:
+        from stages.copy_cache import copy_cache
+
+        _finish(copy_cache(source, dest), as_json=as_json)
+
+
+_COPIED = """Every shard is held against its receipt on the way, and the seal comes last. The same command again goes on
+where it was cut short. Exit code 4: SOURCE has no seal yet, and what there is was copied."""
+
+_copy_command("pull", f"Copy a label cache from a bucket to this machine.\n\n{_COPIED}")
+_copy_command("push", f"Copy a label cache from this machine to a bucket.\n\n{_COPIED}")
 
 
 @cli.command()
@@ -167,7 +206,7 @@ def inspect(cache: Path, *, as_json: bool) -> None:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Which random rows.")
 @_override_option
 def verify(
-    cache: Path, config: Path | None, rows: int, seed: int, overrides: tuple[str, ...], *, as_json: bool
+    cache: Path | str, config: Path | None, rows: int, seed: int, overrides: tuple[str, ...], *, as_json: bool
 ) -> None:
     """Check every byte of a label cache against its receipts.
 

@@ -19,7 +19,7 @@ MISMATCH = 5
 NAMED = 5
 
 
-def ask_teacher_again(path: Path, experiment: Experiment, rows: int, seed: int) -> Report:
+def ask_teacher_again(path: Path | str, experiment: Experiment, rows: int, seed: int) -> Report:
     """`verify`; and if all is whole, what the experiment's teacher says again of some rows. Exit code 5 if otherwise.
 
     Raises:
@@ -28,7 +28,7 @@ def ask_teacher_again(path: Path, experiment: Experiment, rows: int, seed: int) 
         TeacherError: the teacher cannot be loaded, or fails.
 
     """
-    cache, dataset = LabelCache.open(path), open_source(experiment.dataset)
+    cache, dataset = LabelCache.open(path, settings=experiment.cache.copies), open_source(experiment.dataset)
     refuse_other_job(path, cache.job, job_of(experiment, dataset, spec_of(experiment.labels, dataset)))
     report = verify(path)
     if report.exit_code:

@@ -34,7 +34,7 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
         f"On {tested:,} held-out samples, mean ± standard deviation over seeds; ECE: calibration; time of one run."
     ]
     if cache is not None and cache.seal is not None:
-        seal, path = cache.seal, os.path.relpath(cache.root)
+        seal, path = cache.seal, _name_of(cache)
         rows.append(_teacher(seal.about))
         lines.append(
             f"Label cache: {path}, {human(seal.bytes)} for {seal.rows:,} samples "
@@ -45,6 +45,11 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
             lines.append(line)
         facts["cache"] = {"path": path, "cache_id": seal.cache_id, "bytes": seal.bytes, "about": seal.about}
     return Report(facts, "\n".join([table(HEADER, rows), "", *lines, f"Runs: {runs}"]))
+
+
+def _name_of(cache: LabelCache) -> str:
+    """The path of a cache from here, or its address."""
+    return os.path.relpath(cache.root) if not cache.room else str(cache.place)
 
 
 def _worth(seal: Seal, results: Mapping[str, Sequence[Metrics]]) -> tuple[dict[str, float], str] | None:

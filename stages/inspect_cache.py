@@ -15,7 +15,7 @@ from stages.report import Report, counted, duration
 INCOMPLETE = 4
 
 
-def inspect(path: Path) -> Report:
+def inspect(path: Path | str) -> Report:
     """The facts of a cache; exit code 4 while it has no seal.
 
     Raises:
@@ -28,7 +28,7 @@ def inspect(path: Path) -> Report:
     return Report(facts, _text(facts), 0 if state.seal else INCOMPLETE)
 
 
-def _facts(path: Path, state: State) -> dict[str, Any]:
+def _facts(path: Path | str, state: State) -> dict[str, Any]:
     job, receipts, seal = state.job, list(state.receipts.values()), state.seal
     return {
         "cache": str(path),

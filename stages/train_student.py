@@ -36,7 +36,7 @@ class School:
     dataset: Dataset
     test: Dataset | None
     contents: dict[str, str | None]
-    cache: LabelCache | None
+    reader: Reader  # with the cache, if any student needs it
     runs: Path
     ranks: Ranks
 
@@ -53,8 +53,8 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
     """
     chosen = _with_baselines(experiment, names)
     dataset = open_source(experiment.dataset)
-    needed = any(experiment.students[name].soft for name in chosen)
-    cache = LabelCache.open(experiment.cache.path) if needed else None
+    needed = any(experiment.students[name].needs_cache for name in chosen)
+    cache = LabelCache.open(experiment.cache.path, settings=experiment.cache.copies) if needed else None
     if cache is not None:
         check_made_for(cache.job, experiment, dataset)
         for name in chosen:
@@ -62,7 +62,7 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
     test = open_test(experiment, dataset)
     known = contents(experiment, dataset, test)
     with joined() as ranks:
-        school = School(experiment, dataset, test, known, cache, runs, ranks)
+        school = School(experiment, dataset, test, known, Reader(dataset, cache), runs, ranks)
         results = _train_all(school, {name: experiment.students[name] for name in chosen}, restart=restart)
     return compare(results, cache, len(test or ()), runs)
 
@@ -83,8 +83,7 @@ def _with_baselines(experiment: Experiment, names: Sequence[str]) -> list[str]:
 def _train_all(school: School, students: dict[str, Student], *, restart: bool) -> dict[str, list[Metrics]]:
     entries: list[tuple[Run, Lesson]] = []
     for name, student in students.items():
-        reader = Reader(school.dataset, school.cache if student.soft else None)
-        told = objective(student.terms, reader, school.ranks.world)
+        told = objective(student.terms, school.reader, school.ranks.world)
         seeds = range(student.seed, student.seed + student.repeats)
         entries += [(_run(school, name, student, seed, told), _lesson(school, student, seed, told)) for seed in seeds]
     # What can be refused is refused before the first of them has trained for hours.
@@ -110,18 +109,19 @@ def _teach(school: School, entries: list[tuple[Run, Lesson]], watch: Watch) -> l
     """A class's walk over the dataset, with the cache if one of them hears the teacher."""
     if not entries:
         return []
-    cache = school.cache if any(lesson.soft for _, lesson in entries) else None
-    return teach(entries, Reader(school.dataset, cache), watch, readers(school.experiment), school.ranks)
+    reader = school.reader if any(lesson.soft for _, lesson in entries) else Reader(school.dataset)
+    return teach(entries, reader, watch, readers(school.experiment), school.ranks)
 
 
 def _run(school: School, name: str, student: Student, seed: int, told: Objective) -> Run:
-    alone = student.model_copy(update={"seed": seed, "repeats": 1, "baseline": None})
+    cache, alone = school.reader.cache, student.model_copy(update={"seed": seed, "repeats": 1, "baseline": None})
     identity: dict[str, Any] = {
         **alone.model_dump(mode="json", exclude={"device", "repeats", "baseline"}),
         "mean": school.experiment.views.mean,
         "std": school.experiment.views.std,
         **school.contents,
-        "cache_id": school.cache.cache_id if student.soft and school.cache else None,
+        "cache_id": cache.cache_id if student.soft and cache else None,
+        "shard_rows": cache.layout.shard_rows if student.window and cache else None,
         **told.identity,
     }
     folder = school.runs / name / f"seed-{seed}"
@@ -143,4 +143,5 @@ def _lesson(school: School, student: Student, seed: int, told: Objective) -> Les
     def network() -> torch.nn.Module:
         return build(student.model, student.options, dataset.input_shape, dataset.classes or 0)
 
-    return Lesson(network, told, student.soft, school.test, visible)
+    windows = school.reader.windows(student.window) if student.window else None
+    return Lesson(network, told, student.soft, school.test, visible, windows)

@@ -11,7 +11,7 @@ from stages.report import Report, counted
 CORRUPT, INCOMPLETE = 3, 4
 
 
-def verify(path: Path) -> Report:
+def verify(path: Path | str) -> Report:
     """Every problem of a cache, by file; exit code 0 if there is none, 3 if there is, 4 while it has no seal.
 
     Raises:
@@ -31,7 +31,7 @@ def verify(path: Path) -> Report:
     return Report(facts, _text(path, found), CORRUPT if problems else 0 if found.sealed else INCOMPLETE)
 
 
-def _text(path: Path, found: Verified) -> str:
+def _text(path: Path | str, found: Verified) -> str:
     checked = f"{path}: {counted(found.shards, 'shard')}, {human(found.bytes)} verified"
     if found.problems:
         named = [f"  {' '.join(problem.what.splitlines())}" for problem in found.problems]

@@ -63,6 +63,7 @@ students = st.fixed_dictionaries(
         "temperature": positive,
         "alpha": fractions,
         "true_labels": counts,
+        "window": counts,
         "repeats": counts,
         **training,
     },

@@ -9,12 +9,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MNIST = pytest.mark.skipif(not (ROOT / "data/mnist/ready").exists(), reason="MNIST is not there: make mnist")
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+CLOTHES = pytest.mark.skipif(not FASHION.exists(), reason="Fashion-MNIST is not there: Debian's dataset-fashion-mnist")
 ALONE = ("gather", "stage_two", "encoding", "scale", "durability")
 
 
 def kept() -> dict[str, tuple[bytes, int]]:
     """The figures in the tree, and when they were written."""
-    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in RESULTS.iterdir()}
+    files = (path for path in RESULTS.rglob("*") if path.is_file())
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 def quick(name: str, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -26,7 +29,12 @@ def quick(name: str, *words: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
-    [*((name, ()) for name in ALONE), ("stage_one", ("--only", "resnet")), pytest.param("hinton", (), marks=MNIST)],
+    [
+        *((name, ()) for name in ALONE),
+        ("stage_one", ("--only", "resnet")),
+        pytest.param("hinton", (), marks=MNIST),
+        pytest.param("mixing", (), marks=CLOTHES),
+    ],
 )
 def test_a_quick_benchmark_prints_a_table_and_keeps_nothing(name: str, words: tuple[str, ...]) -> None:
     """Law: a try never replaces a measured figure."""

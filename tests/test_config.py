@@ -74,6 +74,7 @@ batch_size = 32
 learning_rate = 3e-3
 seed = 7
 true_labels = 30
+window = 2
 repeats = 2
 baseline = "alone"
 

@@ -20,6 +20,7 @@ from pipeline.datasets.arrays import ArrayDataset
 from pipeline.errors import DatasetError, MismatchError, TrainingError
 from pipeline.labels import SoftLabels
 from pipeline.losses import kd
+from pipeline.order import Windows
 from pipeline.reader import UNLABELLED, Batch, Reader
 from pipeline.runs import Run, finished
 
@@ -182,14 +183,32 @@ def test_labels_that_do_not_belong_end_a_class_and_keep_its_steps(tmp_path: Path
 
 
 def test_a_class_has_one_order(tmp_path: Path) -> None:
-    """Those who see the same rows in the same batches sit together; another seed, size or choice of rows is apart."""
+    """Who sees the same rows in the same batches sits together; other seeds, sizes, windows or choices are apart."""
     dataset = samples()
     together = [entry(tmp_path, name) for name in LESSONS]
     few = [entry(tmp_path, f"few-{n}", lesson=Lesson(network, hard, soft=False, visible_N=HIDDEN)) for n in range(2)]
+    cut = [
+        entry(tmp_path, f"cut-{n}", lesson=replace(lesson, windows=Windows.cut(2, 8, ROWS)))
+        for n, (_, lesson) in enumerate((together[0], together[1]))
+    ]
+    wider = entry(tmp_path, "wider", lesson=replace(together[0][1], windows=Windows.cut(3, 8, ROWS)))
     larger = entry(tmp_path, "larger", SETTINGS.model_copy(update={"batch_size": 6}), together[0][1])
     reseeded = (replace(together[0][0], seed=4), together[0][1])
-    found = classes([*together, *few, larger, reseeded], dataset)
-    assert found == [together, few, [larger], [reseeded]]
+    found = classes([*together, *few, *cut, wider, larger, reseeded], dataset)
+    assert found == [together, few, cut, [wider], [larger], [reseeded]]
+
+
+@pytest.mark.parametrize("stop", range(1, 2 * STEPS))
+def test_a_run_stopped_in_any_window_goes_on_in_it(tmp_path: Path, reader: Counted, stop: int) -> None:
+    """Law: stopped after any step of a windowed epoch, the same call ends with the bytes of one never stopped."""
+    lesson = replace(LESSONS["distilled"][1], windows=reader.windows(1))
+    whole, parted = (entry(tmp_path / name, "windowed", lesson=lesson) for name in ("whole", "parted"))
+    teach([whole], reader, watch())
+    steps: list[int] = []
+    assert teach([parted], reader, watch(lambda: len(steps) >= stop, steps)) == [None]
+    teach([parted], reader, watch(shown=steps))
+    assert outcome(parted[0]) == outcome(whole[0])
+    assert len(steps) == 2 * STEPS
 
 
 @pytest.mark.parametrize("labels", [None, np.full(ROWS, UNLABELLED)])

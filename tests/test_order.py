@@ -14,11 +14,14 @@ from river_cases import STEADY, samples
 from torch.utils.data import DataLoader
 
 from pipeline.errors import ConfigError
-from pipeline.order import BLOCK_ROWS, EpochSampler, Order, Rows, Shuffle
+from pipeline.order import BLOCK_ROWS, EpochSampler, Order, Windows
 from pipeline.reader import Batch, Reader, collate
+from pipeline.shuffles import Rows, Shuffle
 
 SEEDS = st.integers(0, 2**62)
 WORLDS = (1, 2, 4)
+CUTS = st.none() | st.tuples(st.integers(1, 9), st.integers(1, 50))
+Cut = tuple[int, int] | None
 
 
 @STEADY
@@ -126,6 +129,11 @@ def walk(length: int, batch_size: int, seed: int, epoch: int, *, step: int = 0, 
     return batches
 
 
+def windows(cut: Cut, length: int) -> Windows | None:
+    """Windows of so many shards of so many rows, if any."""
+    return cut and Windows.cut(*cut, length)
+
+
 def shared(one: tuple[int, int, int, int], world: int, **how: object) -> list[list[list[int]]]:
     """For each step, the shares of the ranks."""
     ranks = [walk(*one, rank=rank, world=world, **how) for rank in range(world)]
@@ -159,11 +167,11 @@ def test_batches_are_as_long_as_asked_but_for_the_last_two(length: int, batch_si
 
 @pytest.mark.promise("P13", tries=100, torture=100)
 @STEADY
-@given(one=epochs(), world=st.sampled_from(WORLDS))
-def test_ranks_share_the_batches_of_one_process(one: tuple[int, int, int, int], world: int) -> None:
+@given(one=epochs(), world=st.sampled_from(WORLDS), cut=CUTS)
+def test_ranks_share_the_batches_of_one_process(one: tuple[int, int, int, int], world: int, cut: Cut) -> None:
     """Law: in each step their rows together are the batch of one process; shares differ by a row at most."""
-    sampler = EpochSampler(*one[:2], world=world)
-    for step, (shares, batch) in enumerate(zip(shared(one, world), walk(*one), strict=True)):
+    sampler, how = EpochSampler(*one[:2], world=world), {"windows": windows(cut, one[0])}
+    for step, (shares, batch) in enumerate(zip(shared(one, world, **how), walk(*one, **how), strict=True)):
         assert sorted(joined(shares)) == sorted(batch)
         assert sampler.rows(step) == len(batch)
         sizes = [len(share) for share in shares]
@@ -172,12 +180,12 @@ def test_ranks_share_the_batches_of_one_process(one: tuple[int, int, int, int], 
 
 
 @STEADY
-@given(one=epochs(), world=st.sampled_from(WORLDS))
-def test_padding_repeats_only_what_equal_shares_need(one: tuple[int, int, int, int], world: int) -> None:
+@given(one=epochs(), world=st.sampled_from(WORLDS), cut=CUTS)
+def test_padding_repeats_only_what_equal_shares_need(one: tuple[int, int, int, int], world: int, cut: Cut) -> None:
     """Law: where the ranks divide the batch, all shares of a step are equal, by fewer repeats than there are ranks."""
     length, batch_size, *rest = one
     one = (length, batch_size - batch_size % world, *rest)
-    steps = shared(one, world, pad=True)
+    steps = shared(one, world, pad=True, windows=windows(cut, length))
     assert {len({len(share) for share in shares}) for shares in steps} == {1}
     rows, counts = np.unique(joined(joined(shares) for shares in steps), return_counts=True)
     assert rows.tolist() == list(range(length))
@@ -187,16 +195,16 @@ def test_padding_repeats_only_what_equal_shares_need(one: tuple[int, int, int, i
 
 @pytest.mark.promise("P13", tries=100, torture=100)
 @STEADY
-@given(one=epochs(), world=st.sampled_from(WORLDS), data=st.data())
+@given(one=epochs(), world=st.sampled_from(WORLDS), cut=CUTS, data=st.data())
 def test_an_epoch_goes_on_from_any_step_twice_in_a_row(
-    one: tuple[int, int, int, int], world: int, data: st.DataObject
+    one: tuple[int, int, int, int], world: int, cut: Cut, data: st.DataObject
 ) -> None:
     """Law: stopped after any step and after any later one, the three parts are the whole."""
-    rank = data.draw(st.integers(0, world - 1))
-    whole = walk(*one, rank=rank, world=world)
+    how = {"rank": data.draw(st.integers(0, world - 1)), "world": world, "windows": windows(cut, one[0])}
+    whole = walk(*one, **how)
     first = data.draw(st.integers(0, len(whole)))
     second = data.draw(st.integers(first, len(whole)))
-    rest = [walk(*one, step=step, rank=rank, world=world) for step in (first, second)]
+    rest = [walk(*one, step=step, **how) for step in (first, second)]
     assert whole[:first] + rest[0][: second - first] + rest[1] == whole
 
 
@@ -207,12 +215,14 @@ def test_a_step_is_for_one_walk() -> None:
     assert [len(sampler), len(list(sampler)), len(sampler), len(list(sampler))] == [3, 3, 10, 10]
 
 
-def test_a_block_of_steps_is_invisible() -> None:
+@pytest.mark.parametrize("cut", [None, (2, 5000)])
+def test_a_block_of_steps_is_invisible(cut: Cut) -> None:
     """Law: batches that begin in a block are those of the whole order, wherever blocks are cut."""
     length, batch_size = 3 * BLOCK_ROWS + 17, 1000
-    batches = walk(length, batch_size, 5, 2)
-    assert joined(batches) == Order(length, 5, 2).take(0, length).tolist()
-    assert walk(length, batch_size, 5, 2, step=20) == batches[20:]
+    how = {"windows": windows(cut, length)}
+    batches = walk(length, batch_size, 5, 2, **how)
+    assert joined(batches) == Order(length, 5, 2, **how).take(0, length).tolist()
+    assert walk(length, batch_size, 5, 2, step=20, **how) == batches[20:]
 
 
 @pytest.mark.parametrize(
@@ -254,9 +264,10 @@ def test_what_cannot_be_shared_is_refused(arguments: dict[str, int], message: st
         EpochSampler(**{"length": 10, "batch_size": 8, **arguments})
 
 
-def test_a_sampler_survives_a_pickle() -> None:
+@pytest.mark.parametrize("cut", [None, (2, 7)])
+def test_a_sampler_survives_a_pickle(cut: Cut) -> None:
     """With all it was told: what comes out walks the same rows."""
-    sampler = EpochSampler(50, 8, seed=3, rank=1, world=2, usable=np.arange(0, 50, 3))
+    sampler = EpochSampler(50, 8, seed=3, rank=1, world=2, usable=np.arange(0, 50, 3), windows=windows(cut, 50))
     sampler.set_epoch(4, 2)
     again: EpochSampler = pickle.loads(pickle.dumps(sampler))  # noqa: S301 - pickled on this very line
     assert [batch.tolist() for batch in again] == [batch.tolist() for batch in sampler]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.errors import CorruptError, IncompleteError, MismatchError
 from pipeline.labels import ArraySpec
 from pipeline.store.addresses import Where, place_of
+from pipeline.store.arrays import ROW_ARRAYS
 from pipeline.store.directories import Directory
 from pipeline.store.documents import Job, Seal, proven, sealed
 from pipeline.store.group import metadata_documents, refuse_other_metadata
@@ -165,6 +166,11 @@ class LabelCache:
         """How many shards there is room for on this machine, of a cache at an address; 0 of one on its disk."""
         return 0 if isinstance(self.place, Directory) else self._residence.slots
 
+    @property
+    def may_fetch(self) -> bool:
+        """Whether reading it may have to wait for a server."""
+        return self._residence.may_fetch
+
     def shards_of(self, view: int, rows: Rows) -> set[int]:
         """The shards that rows are in. Raises as `gather`."""
         return set(np.unique(self._places(view, _integers(rows, "rows")) // self.layout.shard_rows).tolist())
@@ -206,11 +212,13 @@ class LabelCache:
         shards = self._first_shards()
         if asked.shape != (self.layout.rows,) or len(shards) < self.layout.shards_per_view:
             return False
+        self._fetch_ids(shards)
         return all(np.array_equal(self._ids_in(shard), asked[shard.start : shard.stop]) for shard in shards)
 
     def _read_ids(self) -> tuple[Rows, Rows]:
         """The ids of all rows that are done, sorted, and their positions. All views have the same: any will do."""
         shards = self._first_shards()
+        self._fetch_ids(shards)
         nothing = np.empty(0, np.int64)
         ids = np.concatenate([nothing, *(self._ids_in(shard) for shard in shards)])
         places = np.concatenate([nothing, *(np.arange(shard.start, shard.stop) for shard in shards)])
@@ -228,6 +236,9 @@ class LabelCache:
         """For each range of rows that is done in some view, the first shard that holds it, in order."""
         first = {number % self.layout.shards_per_view: number for number in reversed(self._done.tolist())}
         return [self.layout.shard(first[place]) for place in sorted(first)]
+
+    def _fetch_ids(self, shards: Sequence[Shard]) -> None:
+        self._residence.fetch([self.job.arrays.index(ROW_ARRAYS[0])], [shard.number for shard in shards])
 
     def _ids_in(self, shard: Shard) -> NDArray[np.generic]:
         return self.gather(shard.view, np.arange(shard.start, shard.stop), ["sample_id"])["sample_id"]

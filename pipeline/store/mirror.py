@@ -86,6 +86,16 @@ class Mirror:
             for done in [pool.submit(self._fetch, name, size, refuse_damaged) for name, size in missing]:
                 done.result()
 
+    def open(self, name: str, size: int, refuse_damaged: Callable[[str, bytes], None]) -> int:
+        """A descriptor of a file, fetched if need be: it can be read whoever makes room now. Raises as `fetch`."""
+        with self._alone(name):
+            if not self._is_here(name, size):
+                self._bring(name, size, refuse_damaged)
+            descriptor = files.open_regular(self.root / name)
+        if descriptor is None:  # someone made room just then
+            return self.open(name, size, refuse_damaged)
+        return descriptor
+
     def drop(self, name: str) -> None:
         """Forget a copy that is damaged."""
         with files.explained("remove this file", self.root / name), suppress(FileNotFoundError):
@@ -110,20 +120,21 @@ class Mirror:
         return True
 
     def _fetch(self, name: str, size: int, refuse_damaged: Callable[[str, bytes], None]) -> None:
-        with self._alone(f"{crc32c(name.encode()) % LOCKS:02d}"):
-            if self._is_here(name, size):
-                return
-            data = self._read(name, size)
-            try:
-                refuse_damaged(name, data)
-            except CorruptError:
-                data = self._read(name, size)  # it may have been the way here
-                refuse_damaged(name, data)
-            path = self.root / name
-            with files.explained("write this file", path):
-                self._make_room(size)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._write(path, data)
+        with self._alone(name):
+            if not self._is_here(name, size):
+                self._bring(name, size, refuse_damaged)
+
+    def _bring(self, name: str, size: int, refuse_damaged: Callable[[str, bytes], None]) -> None:
+        data = self._read(name, size)
+        try:
+            refuse_damaged(name, data)
+        except CorruptError:
+            data = self._read(name, size)  # it may have been the way here
+            refuse_damaged(name, data)
+        path = self.root / name
+        with files.explained("write this file", path), self._room_for(size):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(path, data)
 
     def _read(self, name: str, size: int) -> bytes:
         data = self.place.read(name, size)
@@ -140,13 +151,14 @@ class Mirror:
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
         """While inside, no thread or process of this machine is inside for the same name."""
-        path = self.root / "locks" / name
+        path = self.root / "locks" / f"{crc32c(name.encode()) % LOCKS:02d}"
         with files.explained("lock this file", path), path.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _make_room(self, size: int) -> None:
-        """Count a file in; if all are then too many bytes, remove those that were used longest ago."""
+    @contextmanager
+    def _room_for(self, size: int) -> Iterator[None]:
+        """While inside, there is room for a file, and nobody else writes one; those go that were used longest ago."""
         most, ledger = self.settings.most_bytes, self.settings.path / LEDGER
         if size > most:
             raise ConfigError(
@@ -156,10 +168,11 @@ class Mirror:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             said = file.read(32)
-            total = int(said) if said.isdigit() else most + 1  # not known: count anew
+            file.truncate(0)  # if it ends here, nobody knows how much there is
+            total = int(said) if said.isdigit() else most + 1
             if total + size > most:
                 total = self._evict(most - size)
-            file.truncate(0)
+            yield
             file.write(str(total + size).encode())
 
     def _evict(self, most: int) -> int:

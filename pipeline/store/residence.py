@@ -33,6 +33,7 @@ from pipeline.store.windows import MOST_BYTES
 Rows = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Result = TypeVar("Result")
+COPIES = 3  # of a file at an address, before what is wrong with it counts
 PATIENCE = 0.0002  # seconds between two looks at whether a copy has ended; one of 256 rows takes about 0.0001
 
 
@@ -61,7 +62,7 @@ class Residence:
         most_bytes = MOST_BYTES // max(map(row_bytes, job.arrays)) - len(job.arrays) * HUGE_BYTES
         visible = most_bytes // sum(self._room)
         if mirror:  # what is mapped and was removed from there takes of the disk as before
-            visible = min(visible, max(2, mirror.settings.most_bytes // sum(self._room)))
+            visible = min(visible, max(2, mirror.settings.most_bytes // job.bytes_of([job.layout.shard(0)])))
         most = max(1, min(job.layout.shards, most_maps() // len(self._room), visible))
         slots, self.span = _reserved(most, self._room, root)
         self.slots = slots
@@ -114,6 +115,12 @@ class Residence:
         """Whether the cache has more shards than slots, so that a reader has to say that it reads."""
         return self._slot_of is not None
 
+    @property
+    def may_fetch(self) -> bool:
+        """Whether some file is not mapped yet, or may not be any more, that would have to be fetched."""
+        everything = self.layout.shards * len(self.specs)
+        return self._mirror is not None and (self.may_evict or len(self._files) < everything)
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """While inside, nothing that is ready at the entrance is unmapped.
@@ -132,13 +139,13 @@ class Residence:
         if self._mirror is None:
             return
         self.refuse_undone(*shards)
-        wanted = {self._name(array, shard): (array, shard) for shard in shards for array in arrays}
-        sizes = [(name, self._size(*place)) for name, place in wanted.items() if place not in self._files]
+        wanted = [(array, shard) for shard in shards for array in arrays if (array, shard) not in self._files]
+        self._mirror.fetch([(self._name(*each), self._size(*each)) for each in wanted], self._refuse_damaged(wanted))
 
-        def refuse_damaged(name: str, data: bytes) -> None:
-            self._check(memoryview(data), *wanted[name], whole=True)
-
-        self._mirror.fetch(sizes, refuse_damaged)
+    def _refuse_damaged(self, wanted: Sequence[tuple[int, int]]) -> Callable[[str, bytes], None]:
+        """What refuses a file of these by its name, unless all of it is as it was written."""
+        by_name = {self._name(*each): each for each in wanted}
+        return lambda name, data: self._check(memoryview(data), *by_name[name], whole=True)
 
     def once_ready(self, arrays: Sequence[int], ready: Flags, chunks: Rows, read: Callable[[], Result]) -> Result:
         """Map the shards of these chunks and hold the chunks of these arrays against their checksums; then read.
@@ -210,7 +217,7 @@ class Residence:
             begin = self._begin(array, shard)
             content = self.span.bytes.data[begin : begin + self._room[array]]
             if self._mirror and not chunk_is_whole(content, place, self.specs[array], self.layout):
-                self._mirror.drop(self._name(array, shard))
+                self._drop(array, shard)
                 self._map(array, shard)
             if not chunk_is_whole(content, place, self.specs[array], self.layout):
                 raise _damaged(self.path_of(array, shard), place)
@@ -219,32 +226,38 @@ class Residence:
     def _map(self, array: int, number: int) -> None:
         """Map a shard file into its slot, if its size, its index and its chain are those that were written."""
         self.refuse_undone(number)
-        if self._mirror is None:
-            self._place(array, number)
-            return
-        try:
-            self.fetch([array], [number])  # others may have come since it was fetched
-            self._place(array, number)
-        except CorruptError:  # of a copy; the next one is held against its proof before it is kept
-            self._mirror.drop(self._name(array, number))
-            self.fetch([array], [number])
-            self._place(array, number)
+        for left in reversed(range(COPIES if self._mirror else 1)):
+            descriptor = self._opened(array, number)
+            try:
+                # Elsewhere first: a map that fails over its slot may leave a hole there for others to fall into.
+                with _explained(self.path_of(array, number)):
+                    content = map_whole(descriptor) if (size := os.fstat(descriptor).st_size) else b""
+                self._check(memoryview(content), array, number)
+                with _explained(self.path_of(array, number)):
+                    self.span.place(self._begin(array, number), descriptor, size)
+            except CorruptError:
+                if not left:
+                    raise
+                self._drop(array, number)  # of a copy: the next is held against its proof before it is kept
+            else:
+                return
+            finally:
+                os.close(descriptor)
 
-    def _place(self, array: int, number: int) -> None:
+    def _opened(self, array: int, number: int) -> int:
+        if self._mirror:
+            check = self._refuse_damaged([(array, number)])
+            return self._mirror.open(self._name(array, number), self._size(array, number), check)
         path = self.path_of(array, number)
         files.refuse_links(self.root, *path.relative_to(self.root).parts[:-1])
         descriptor = files.open_regular(path)
         if descriptor is None:
             raise CorruptError(f"{path} is gone; its receipt says that it was written. {REPAIR}")
-        try:
-            # Elsewhere first: a map that fails over its slot may leave a hole there for others to fall into.
-            with _explained(path):
-                content = map_whole(descriptor) if (size := os.fstat(descriptor).st_size) else b""
-            self._check(memoryview(content), array, number)
-            with _explained(path):
-                self.span.place(self._begin(array, number), descriptor, size)
-        finally:
-            os.close(descriptor)
+        return descriptor
+
+    def _drop(self, array: int, number: int) -> None:
+        if self._mirror:
+            self._mirror.drop(self._name(array, number))
 
     def _check(self, content: memoryview, array: int, number: int, *, whole: bool = False) -> None:
         """Raise CorruptError unless a file has its size, its index and its chain; `whole`, each chunk its checksum."""

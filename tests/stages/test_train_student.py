@@ -378,6 +378,57 @@ def test_a_students_checkpoint_knows_its_cache_and_no_other(filled: Path, monkey
     assert snapshot(filled / "runs") == before
 
 
+WINDOWS = ("students.alone.window=1", "students.distilled.window=1")
+
+
+def weights(runs: Path, student: str) -> bytes:
+    """What a student ended with."""
+    return (runs / student / "seed-0/student.safetensors").read_bytes()
+
+
+def test_a_window_decides_the_weights_and_counts_as_another_run(trained: Path) -> None:
+    """Law: it makes another run with other weights, of students on true labels too; and so do the rows of a shard."""
+    before = snapshot(trained)
+    for name in ("alone", "distilled"):
+        run("train", *WINDOWS, flags=("--student", name)).refuses(
+            5, "shard_rows was None and is now 16; window was None and is now 1.", "Nothing was changed."
+        )
+    assert snapshot(trained) == before
+    must("train", *WINDOWS, flags=("--runs", "windowed"))
+    for name in ("alone", "distilled"):
+        assert weights(trained / "windowed", name) != weights(trained / "runs/e", name)
+    assert "window = 1\n" in (trained / "windowed/alone/seed-0/config.toml").read_text()
+
+
+def test_runs_made_before_there_were_windows_stay_finished(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: without a window, a run's identity is what it was: none of its metrics has to know the word."""
+    for path in (trained / "runs").rglob("metrics.json"):
+        metrics = json.loads(path.read_text())
+        identity = {key: value for key, value in metrics["identity"].items() if key not in ("window", "shard_rows")}
+        assert {key for key, value in metrics["identity"].items() if value is not None} <= identity.keys()
+        path.write_text(json.dumps({**metrics, "identity": identity}))
+    before = snapshot(trained)
+    monkeypatch.delattr("stages.train_student.teach")
+    must("train")
+    assert snapshot(trained) == before
+
+
+def test_a_student_of_a_window_is_the_same_alone_or_beside_others(filled: Path) -> None:
+    """Law: on true labels alone, it is cut by the shards of the cache whoever else is named."""
+    must("train", *WINDOWS, flags=("--runs", "beside"))
+    must("train", *WINDOWS, flags=("--runs", "apart", "--student", "alone"))
+    assert weights(filled / "beside", "alone") == weights(filled / "apart", "alone")
+
+
+def test_a_window_needs_the_cache_whose_shards_it_is_of(fitted: Path) -> None:
+    """Law: without one, a student of a window is refused as one that asks the teacher is, and nothing is written."""
+    before = snapshot(fitted)
+    run("train", *WINDOWS, flags=("--student", "alone")).refuses(
+        4, "cache holds no label cache", "`softlabels generate`"
+    )
+    assert snapshot(fitted) == before
+
+
 @contextmanager
 def after_some_steps() -> Iterator[Stop]:
     """A request to stop that comes after a few steps."""
