@@ -120,9 +120,10 @@ def failing(server: str, job: Job, folder: Path) -> Iterator[Row]:
         expected = np.concatenate([block(job, shard)["logits"] for shard in job.layout.all_shards()])
         wrong = int((cache.gather(0, np.arange(job.rows))["logits"].view(np.uint16) != expected.view(np.uint16)).sum())
     reach(server)
-    local = read_state(folder / "local").seal
-    same = read_state(url).seal.cache_id == local.cache_id if local else False
-    assert same, "the cache made over a failing network is another one"
+    made, local = read_state(url).seal, read_state(folder / "local").seal
+    assert made is not None
+    assert local is not None
+    assert made.cache_id == local.cache_id, "the cache made over a failing network is another one"
     assert not verify(url).problems
     yield Row(
         "requests that harm was done to (500, 503, cut, halved, silent, slow)", traffic.faults.total(), "requests"

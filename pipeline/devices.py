@@ -1,5 +1,6 @@
 """Where networks run, and in which precision."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -25,6 +26,23 @@ def pick_device(name: str) -> torch.device:
             f'device = "{name}": this machine does not have it; it has {have}. Name one of these or "auto".'
         )
     return torch.device(name)
+
+
+def gpus(name: str) -> list[str]:
+    """What CUDA calls each GPU that this process sees; none, if the device of a name is no GPU of CUDA's."""
+    if pick_device(name).type != "cuda":
+        return []
+    return visible(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
+
+
+def visible(named: str | None, count: int) -> list[str]:
+    """The names of so many GPUs, given what CUDA_VISIBLE_DEVICES says of them.
+
+    >>> visible(None, 2), visible("4, GPU-7", 2)
+    (['0', '1'], ['4', 'GPU-7'])
+    """
+    names = [name.strip() for name in (named or "").split(",") if name.strip()]
+    return names[:count] or [str(number) for number in range(count)]
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -5,6 +5,7 @@
     ├── DatasetError         1    a dataset cannot be read, or is not what it says it is
     ├── TeacherError         1    a checkpoint does not fit, or logits are not finite
     ├── TrainingError        1    a loss that is not finite
+    ├── ClusterError         1    a cluster cannot be reached, or its workers cannot work
     ├── CorruptError         3    bytes on disk are not the bytes that were written
     ├── IncompleteError      4    a cache without its seal
     ├── MismatchError        5    a different teacher, dataset, encoding or input
@@ -38,6 +39,10 @@ class TeacherError(SoftLabelsError):
 
 class TrainingError(SoftLabelsError):
     """Training went astray."""
+
+
+class ClusterError(SoftLabelsError):
+    """A cluster cannot be reached, or its workers cannot work."""
 
 
 class CorruptError(SoftLabelsError):

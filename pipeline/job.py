@@ -3,6 +3,7 @@
 Students, devices and batch sizes are no part of it, so adding a student never touches the cache.
 """
 
+import platform
 from dataclasses import asdict, fields
 
 from pydantic import JsonValue, ValidationError
@@ -10,7 +11,7 @@ from pydantic import JsonValue, ValidationError
 from pipeline import encodings
 from pipeline.config import Experiment, LabelSettings, Source
 from pipeline.datasets import Dataset, content_digest, ids_digest
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, MismatchError
 from pipeline.labels import LabelSpec
 from pipeline.store.documents import ROW_ARRAYS, Job
 from pipeline.store.layout import choose, row_bytes
@@ -69,7 +70,7 @@ def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:
     try:
         return Job(
             format="softlabels/2",
-            dataset=_dataset_section(experiment, dataset),
+            dataset=_dataset_section(content_of(experiment.dataset, dataset), dataset),
             views=_views_section(experiment),
             teacher={**_teacher_section(experiment), "checkpoint_sha256": file_digest(experiment.teacher.checkpoint)},
             labels=_labels_section(spec),
@@ -92,7 +93,7 @@ def check_made_for(job: Job, experiment: Experiment, dataset: Dataset) -> None:
 
     """
     asked = {
-        "dataset": _dataset_section(experiment, dataset),
+        "dataset": _dataset_section(content_of(experiment.dataset, dataset), dataset),
         "views": _views_section(experiment),
         "teacher": {**job.teacher, **_teacher_section(experiment)},
         "labels": _labels_section(spec_of(experiment.labels, dataset)),
@@ -100,9 +101,31 @@ def check_made_for(job: Job, experiment: Experiment, dataset: Dataset) -> None:
     refuse_other_job(experiment.cache.path, job, job.model_copy(update=asked))
 
 
-def _dataset_section(experiment: Experiment, dataset: Dataset) -> dict[str, JsonValue]:
+def check_at_hand(job: Job, experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse to work at a job with other files than it was made of, as far as can be told without reading them through.
+
+    The whole checkpoint is, but of the dataset only the ids: its content was hashed by whoever made the job.
+
+    Raises:
+        MismatchError: naming this machine and each field.
+        TeacherError: the checkpoint is not there.
+
+    """
+    found = {
+        "dataset": _dataset_section(str(job.dataset["content"]), dataset),
+        "teacher": {**job.teacher, "checkpoint_sha256": file_digest(experiment.teacher.checkpoint)},
+    }
+    if other := job.differences(job.model_copy(update=found)):
+        listed = "; ".join(f"{item.field} is {item.now} there, and {item.was} in the job" for item in other)
+        raise MismatchError(
+            f"{platform.node()} has other files than the job was made of: {listed}. Every machine at work on a cache "
+            "has to see the same dataset and checkpoint, by the same paths. Mend this, and run the same command again."
+        )
+
+
+def _dataset_section(content: str, dataset: Dataset) -> dict[str, JsonValue]:
     return {
-        "content": content_of(experiment.dataset, dataset),
+        "content": content,
         "ids_sha256": ids_digest(dataset.ids),
         "class_names": list(dataset.class_names) if dataset.class_names else None,
         "input_shape": list(dataset.input_shape),

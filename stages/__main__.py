@@ -108,15 +108,33 @@ def fit_teacher(config: Path, overrides: tuple[str, ...], *, as_json: bool, rest
 
 @cli.command()
 @_experiment_options
-def generate(config: Path, overrides: tuple[str, ...], *, as_json: bool) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Have so many processes on this machine do it, each with a GPU of its own where there are any.",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS|FILE",
+    help="Have the workers of a Dask cluster do it: its scheduler's address, such as tcp://HOST:8786, or its file.",
+)
+def generate(
+    config: Path, overrides: tuple[str, ...], workers: int | None, scheduler: str | None, *, as_json: bool
+) -> None:
     """Stage one: ask the teacher once, write the label cache.
 
     The same command again resumes a run that was cut short, and does nothing when the cache is complete. A cache that
     another teacher, dataset or encoding made is refused, and left as it is.
+
+    On a cluster (docs/clusters.md) a shard that fails three times is set aside and the rest is made: exit code 4 then,
+    with the causes.
     """
+    if workers and scheduler:
+        raise click.UsageError("--workers starts a cluster here, --scheduler joins one that runs: give one of them.")
     from stages.soft_labels import generate
 
-    _finish(generate(_load(config, overrides)), as_json=as_json)
+    _finish(generate(_load(config, overrides), workers, scheduler), as_json=as_json)
 
 
 @cli.command()

@@ -48,7 +48,6 @@ def plan(experiment: Experiment) -> Report:
 
 def _plan_text(facts: Mapping[str, Any]) -> str:
     losses = "\n".join(f"  {name:<10} {words}" for name, words in facts["losses"].items())
-    enough = "enough" if facts["free_bytes"] > facts["disk_bytes_missing"] else "NOT ENOUGH"
     shards = f"{counted(facts['shards'], 'shard')}, {facts['shards_missing']:,} still to make"
     return (
         f"cache       {facts['cache']}\n"
@@ -56,9 +55,15 @@ def _plan_text(facts: Mapping[str, Any]) -> str:
         f"labels      {human(facts['bytes'])} ({facts['bytes']:,} bytes, {facts['bytes_per_row']:.1f} a row)\n"
         f"precision   {facts['stored_error']}\n"
         f"time        about {duration(facts['seconds'])} at {facts['rows_per_second']:,.0f} rows/s\n"
-        f"free disk   {human(facts['free_bytes'])}: {enough}\n"
+        f"free disk   {_room(facts['free_bytes'], facts['disk_bytes_missing'])}\n"
         f"serves\n{losses}"
     )
+
+
+def _room(free: int | None, needed: int) -> str:
+    if free is None:
+        return "an object store, which does not say"
+    return f"{human(free)}: {'enough' if free > needed else 'NOT ENOUGH'}"
 
 
 def _rows_a_second(labeller: Labeller, workers: int) -> float:

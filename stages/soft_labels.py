@@ -1,31 +1,22 @@
 """Stage one: ask the teacher once, write a label cache."""
 
-import platform
 from collections.abc import Sequence
-from contextlib import suppress
-from importlib.metadata import version
-from itertools import islice
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
-
-import torch
-from pydantic import JsonValue
 
 from pipeline.config import Experiment
 from pipeline.datasets import Dataset
-from pipeline.errors import SoftLabelsError
-from pipeline.executors import EXECUTORS
-from pipeline.executors.inline import cuts
 from pipeline.job import job_of, spec_of
 from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
-from pipeline.runs import fit_seconds
+from pipeline.store.addresses import place_of
 from pipeline.store.documents import Job
 from pipeline.store.layout import Shard, shard_file_bytes
 from pipeline.store.state import JOB, read_seal, refuse_lost_files
 from pipeline.store.writer import CacheWriter, human, missing_shards, require_space
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.training import evaluate
 from stages.bars import bar
+from stages.hands import Hands, Here, crew_of
 from stages.report import Report, counted, duration
 from stages.signals import stop_on_signals
 from stages.sources import open_source, open_test, readers
@@ -33,14 +24,21 @@ from stages.sources import open_source, open_test, readers
 BLOCK_BYTES = 4096  # what a file takes on disk is a multiple of this, nearly everywhere
 
 
-def generate(experiment: Experiment) -> Report:
+def generate(experiment: Experiment, workers: int | None = None, scheduler: str | None = None) -> Report:
     """Make the label cache of an experiment, or what is missing of it.
+
+    Args:
+        experiment: whose.
+        workers: so many processes of a Dask cluster on this machine do it; None: this process does.
+        scheduler: the workers of this Dask scheduler do it: its address, or the file that it wrote it to.
 
     Raises:
         MismatchError: a cache of another job lies there; it is left as it is.
         LockedError: another writer is at work on it.
         StorageError: no space, no permission, an I/O error.
         TeacherError: a checkpoint that does not fit, or logits that cannot be stored.
+        ClusterError: no scheduler, no worker, or none that can work.
+        IncompleteError: shards that could not be made were set aside, or the cluster is gone; the rest is kept.
         StoppedError: asked to stop; committed shards are kept.
 
     """
@@ -52,17 +50,19 @@ def generate(experiment: Experiment) -> Report:
         return Report({"cache": str(path), "made": 0}, f"{path} is already complete: {job.rows:,} rows. Nothing to do.")
     # What can be refused is refused before the first byte is written.
     require_space(path, disk_bytes(job, missing))
-    teacher, test = teacher_of(experiment, dataset), open_test(experiment, dataset)
-    labeller = Labeller(dataset, teacher, spec)
-    if not (path / JOB).exists():
-        for cut in islice(cuts(missing, labeller.batch_size), 1):
-            labeller.label(labeller.load(cut.start, cut.stop))
-    with CacheWriter.open(path, job, _tools(teacher)) as writer:
-        plan = writer.missing()
-        begun = perf_counter()
-        _run(writer, plan, labeller, readers(experiment))
-        seconds = perf_counter() - begun
-        seal = writer.seal(_about(teacher, test))
+    test = open_test(experiment, dataset)
+    begun_before = place_of(path).read(JOB) is not None
+    who: AbstractContextManager[Hands] = (
+        crew_of(experiment, job, workers, scheduler) if workers or scheduler else _here(experiment, dataset, spec, test)
+    )
+    with who as hands:
+        tools = hands.greet(None if begun_before else missing[0])
+        with CacheWriter.open(path, job, tools) as writer:
+            plan = writer.missing()
+            begun = perf_counter()
+            _run(writer, plan, hands)
+            seconds = perf_counter() - begun
+            seal = writer.seal(hands.about())
     made = sum(shard.rows for shard in plan)
     facts = {
         "cache": str(path),
@@ -71,11 +71,13 @@ def generate(experiment: Experiment) -> Report:
         "made": made,
         "seconds": seconds,
         "bytes": seal.bytes,
+        "workers": hands.workers,
     }
+    by = f" by {counted(hands.workers, 'worker')}" if hands.workers else ""
     return Report(
         facts,
         f"{path}: {job.rows:,} rows in {counted(job.layout.shards, 'shard')}, {human(seal.bytes)} "
-        f"({seal.bytes / job.rows:.1f} bytes a row); {made:,} rows made now in {duration(seconds)}. "
+        f"({seal.bytes / job.rows:.1f} bytes a row); {made:,} rows made now in {duration(seconds)}{by}. "
         f"Cache id {seal.cache_id[:16]}.",
     )
 
@@ -87,12 +89,17 @@ def asked(experiment: Experiment) -> tuple[Dataset, LabelSpec, Job]:
     return dataset, spec, job_of(experiment, dataset, spec)
 
 
-def _run(writer: CacheWriter, plan: list[Shard], labeller: Labeller, workers: int) -> None:
+def _here(
+    experiment: Experiment, dataset: Dataset, spec: LabelSpec, test: Dataset | None
+) -> AbstractContextManager[Hands]:
+    labeller = Labeller(dataset, teacher_of(experiment, dataset), spec)
+    return nullcontext(Here(labeller, readers(experiment), test))
+
+
+def _run(writer: CacheWriter, plan: list[Shard], hands: Hands) -> None:
     rows = writer.job.rows * writer.job.view_count
     with stop_on_signals() as stop, bar("labels", rows, rows - sum(shard.rows for shard in plan)) as progress:
-        whole = EXECUTORS["inline"](
-            plan, labeller, writer.commit, stopped=stop, progress=progress.update, workers=workers
-        )
+        whole = hands.run(writer, plan, stop, progress)
     if not whole:
         done = writer.job.layout.shards - len(writer.missing())
         raise stop.error(f"{done:,} of {writer.job.layout.shards:,} shards are done and kept.")
@@ -107,27 +114,3 @@ def disk_bytes(job: Job, shards: Sequence[Shard]) -> int:
     """What shards and their receipts take of a disk, each file in whole blocks."""
     files = (shard_file_bytes(spec, job.layout, shard) for shard in shards for spec in job.arrays)
     return BLOCK_BYTES * (len(shards) + sum(-(-file // BLOCK_BYTES) for file in files))
-
-
-def _about(teacher: Teacher, test: Dataset | None) -> dict[str, JsonValue]:
-    """Figures that the table of `train` shows beside the students, since stage two cannot ask the teacher."""
-    reached = None
-    with suppress(SoftLabelsError):  # a test set that cannot be read must not keep labels from being sealed
-        reached = evaluate(teacher.logits, test, teacher.settings.batch_size) if test else None
-    return {
-        "teacher_parameters": teacher.parameters,
-        "teacher_test_accuracy": reached.accuracy if reached else None,
-        "teacher_test_ece": reached.ece if reached else None,
-        "teacher_fit_seconds": fit_seconds(teacher.settings.checkpoint),
-    }
-
-
-def _tools(teacher: Teacher) -> dict[str, str]:
-    """What a receipt names: not what was asked, but what the last bits of a float may depend on."""
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("softlabels", "torch", "numpy", "zarr")},
-        "device": teacher.device.type,
-        "batch_size": str(teacher.settings.batch_size),
-        "threads": str(torch.get_num_threads()),
-    }

@@ -97,7 +97,20 @@ def test_stage_two_never_loads_a_teacher() -> None:
 
 @pytest.mark.parametrize(
     "library",
-    ["zarr", "h5py", "fsspec", "dask", "click", "tqdm", "sklearn", "matplotlib", "torchmetrics", "tomli_w", "safetensors"],
+    [
+        "zarr",
+        "h5py",
+        "fsspec",
+        "dask",
+        "distributed",
+        "click",
+        "tqdm",
+        "sklearn",
+        "matplotlib",
+        "torchmetrics",
+        "tomli_w",
+        "safetensors",
+    ],
 )
 def test_an_outside_library_has_one_door(library: str) -> None:
     """Law 3: one module imports it at most, so one module changes when it does."""

@@ -1,0 +1,39 @@
+"""What a cache says of how it came about: the tools in its receipts, figures of its teacher in the seal."""
+
+import platform
+from contextlib import suppress
+from importlib.metadata import version
+
+import torch
+from pydantic import JsonValue
+
+from pipeline.datasets import Dataset
+from pipeline.errors import SoftLabelsError
+from pipeline.runs import fit_seconds
+from pipeline.teachers import Teacher
+
+
+def tools(teacher: Teacher) -> dict[str, str]:
+    """What a receipt names: not what was asked, but what the last bits of a float may depend on."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("softlabels", "torch", "numpy", "zarr")},
+        "device": teacher.device.type,
+        "batch_size": str(teacher.settings.batch_size),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def figures(teacher: Teacher, test: Dataset | None) -> dict[str, JsonValue]:
+    """Figures that the table of `train` shows beside the students, since stage two cannot ask the teacher."""
+    from pipeline.training import evaluate  # noqa: PLC0415 - two seconds, which one worker of many has to spend
+
+    reached = None
+    with suppress(SoftLabelsError):  # a test set that cannot be read must not keep labels from being sealed
+        reached = evaluate(teacher.logits, test, teacher.settings.batch_size) if test else None
+    return {
+        "teacher_parameters": teacher.parameters,
+        "teacher_test_accuracy": reached.accuracy if reached else None,
+        "teacher_test_ece": reached.ece if reached else None,
+        "teacher_fit_seconds": fit_seconds(teacher.settings.checkpoint),
+    }

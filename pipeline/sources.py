@@ -1,0 +1,50 @@
+"""Opens the datasets that an experiment names."""
+
+from pipeline.ahead import loaders
+from pipeline.config import AnySource, Experiment
+from pipeline.datasets import Dataset, open_dataset
+from pipeline.errors import DatasetError
+
+
+def open_source(source: AnySource) -> Dataset:
+    """The dataset of a `[dataset]` or `[test]` table."""
+    return open_dataset(
+        source.kind,
+        source.arguments(),
+        classes=source.classes,
+        class_names=source.class_names,
+        without=source.without,
+    )
+
+
+def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
+    """The held-out samples, in the classes of the training set; None if the experiment has none.
+
+    Raises:
+        DatasetError: its inputs have another shape than those of the training set, or none of its labels is known.
+
+    """
+    if experiment.test is None:
+        return None
+    source = experiment.test.model_copy(update={"classes": experiment.test.classes or dataset.classes})
+    test = open_source(source)
+    if test.classes != dataset.classes:
+        raise DatasetError(
+            f"[test] has {test.classes} classes, and [dataset] {dataset.classes}. Point both at parts of one."
+        )
+    if test.input_shape != dataset.input_shape:
+        raise DatasetError(
+            f"[test] has inputs of shape {list(test.input_shape)}, and [dataset] of {list(dataset.input_shape)}: a "
+            "network takes one shape. Point both at parts of one dataset."
+        )
+    if test.labels is None or not (test.labels >= 0).any():
+        raise DatasetError(
+            "[test] has no true labels, so nothing can be measured on it. Give it labels, or leave [test] out."
+        )
+    return test
+
+
+def readers(experiment: Experiment) -> int:
+    """How many threads read its dataset; the user's own code is called by one, unless they say that it bears more."""
+    own = ":" in experiment.dataset.kind
+    return loaders(experiment.loading.workers or (1 if own else None))
