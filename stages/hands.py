@@ -93,6 +93,11 @@ class There:
 
     def run(self, writer: CacheWriter, plan: Sequence[Shard], stop: Stop, bar: Bar) -> bool:
         """Have them label and commit, and take note of what they did."""
+        if not writer.place.shared:
+            raise ConfigError(
+                f"{writer.place} has no conditional writes, so a cache there has one writer and a cluster none. Leave "
+                "--workers and --scheduler out, or set another cache path."
+            )
         whole = EXECUTORS["dask"](
             plan,
             self.crew,

@@ -8,6 +8,8 @@ import pytest
 from safetensors.torch import load_file
 from stage_cases import must, run, snapshot, softlabels
 
+from benchmarks.servers import proxy
+from pipeline.store import lease
 from pipeline.store.state import read_state
 
 Reach = Callable[[str], str]
@@ -35,6 +37,25 @@ def test_a_cache_at_an_address_is_the_one_in_a_directory_and_trains_the_same_stu
         assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
     said = must("train", *here, flags=("--student", "distilled")).out
     assert f"Label cache: {url}, " in said
+
+
+def test_workers_of_a_cluster_write_to_a_bucket_what_one_process_makes(url: str, filled: Path) -> None:
+    """Law: the same labels and the same cache id, on a real server or not: receipts there are the only truth."""
+    made = must("generate", f"cache.path={url}", flags=("--workers", "2", "--json")).facts
+    assert (made["cache_id"], made["workers"]) == (read_state(filled / "cache").seal.cache_id, 2)
+    assert softlabels("verify", url).code == 0
+
+
+@pytest.mark.usefixtures("fitted")
+def test_a_store_without_conditional_writes_has_no_cluster(
+    reach: Reach, moto: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: found out before a shard is made; one process may write there."""
+    monkeypatch.setattr(lease, "SETTLES_SECONDS", 0.0)
+    with proxy(moto, conditions=False) as (server, _):
+        place = f"cache.path={reach(server)}"
+        run("generate", place, flags=("--workers", "1")).refuses(2, "has no conditional writes", "one writer")
+        assert "Cache id" in must("generate", place).out
 
 
 def test_an_address_is_inspected_and_verified_like_a_path(url: str, filled: Path) -> None:
