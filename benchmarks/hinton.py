@@ -21,11 +21,11 @@ from benchmarks.results import Row, publish
 from pipeline.config import Experiment, load
 from pipeline.datasets import Dataset
 from pipeline.models import build
+from pipeline.sources import open_source
 from pipeline.views import network_input
 from pipeline.weights import fit_state, load_state
 from stages.fit_teacher import fit_teacher
 from stages.soft_labels import generate
-from stages.sources import open_source
 from stages.train_student import train_students
 
 WHOLE, WITHOUT = Path("configs/hinton_mnist.toml"), Path("configs/hinton_mnist_without_3.toml")

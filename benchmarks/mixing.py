@@ -29,7 +29,7 @@ from pipeline.models import build
 from pipeline.order import EpochSampler, Windows
 from pipeline.reader import Reader
 from pipeline.runs import Run
-from stages.sources import open_source, open_test
+from pipeline.sources import open_source, open_test
 
 CONFIG = Path("configs/fashion_losses.toml")
 SHARD_ROWS, BATCH, EPOCHS, SEEDS, COUNTED = 500, 128, 5, 5, 3

@@ -39,12 +39,12 @@ from pipeline.losses import kd
 from pipeline.models import build
 from pipeline.reader import Reader
 from pipeline.runs import Run
+from pipeline.sources import open_source
 from pipeline.store.mapped import LabelCache
 from pipeline.store.verify import verify
 from pipeline.store.writer import CacheWriter
 from pipeline.weights import save_state
 from stages.soft_labels import asked, teacher_of
-from stages.sources import open_source
 
 Program = Callable[[Experiment, Clock], None]
 INPUTS, BLOCK, WARM_ROWS = 8, 2**16, 10_000

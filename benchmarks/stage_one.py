@@ -32,10 +32,10 @@ from pipeline.executors.inline import Cut, cuts, run_inline
 from pipeline.job import job_of, spec_of
 from pipeline.labeller import Labeller, Loaded, Pending, Sent
 from pipeline.labels import LabelSpec
+from pipeline.sources import open_source
 from pipeline.store.documents import ROW_ARRAYS, Job
 from pipeline.store.writer import CacheWriter
 from pipeline.teachers import Teacher, load_teacher
-from stages.sources import open_source
 
 QUICK_ROWS = 4096
 IMAGES, QUICK_IMAGES = {"cpu": 512, "cuda": 16384}, {"cpu": 128, "cuda": 4096}

@@ -42,13 +42,13 @@ from pipeline.models import build
 from pipeline.objective import Objective
 from pipeline.reader import Batch, Reader
 from pipeline.runs import Run
+from pipeline.sources import open_source
 from pipeline.store.mapped import LabelCache
 from pipeline.store.writer import CacheWriter
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.terms import one_term
 from pipeline.training import Loss
 from pipeline.weights import save_state
-from stages.sources import open_source
 
 CONFIG = Path("configs/fashion_mnist.toml")
 ROWS, QUICK_ROWS = 20_480, 2_560

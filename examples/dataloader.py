@@ -21,10 +21,10 @@ from pipeline.devices import pick_device
 from pipeline.losses import kd
 from pipeline.models import build
 from pipeline.reader import Batch, Reader, collate
+from pipeline.sources import open_source, open_test
 from pipeline.store.mapped import LabelCache
 from pipeline.training import OPTIMIZERS, evaluate
 from pipeline.views import network_input
-from stages.sources import open_source, open_test
 
 
 def main(config: Path) -> None:

@@ -25,9 +25,9 @@ from pipeline.losses import kd
 from pipeline.models import build
 from pipeline.order import EpochSampler
 from pipeline.reader import Batch, Reader, collate
+from pipeline.sources import open_source, open_test
 from pipeline.store.mapped import LabelCache
 from pipeline.training import evaluate, predictor, start
-from stages.sources import open_source, open_test
 
 SAVE_STEPS = 20
 

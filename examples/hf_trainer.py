@@ -21,9 +21,9 @@ from pipeline.config import Student, ViewSettings, load
 from pipeline.losses import cross_entropy, kd
 from pipeline.models import build
 from pipeline.reader import Batch, Reader
+from pipeline.sources import open_source, open_test
 from pipeline.store.mapped import LabelCache
 from pipeline.views import network_input
-from stages.sources import open_source, open_test
 
 
 class DistillationTrainer(Trainer):

@@ -22,10 +22,10 @@ from pipeline.losses import kd
 from pipeline.models import build
 from pipeline.order import EpochSampler
 from pipeline.reader import Batch, Reader, collate
+from pipeline.sources import open_source, open_test
 from pipeline.store.mapped import LabelCache
 from pipeline.training import OPTIMIZERS
 from pipeline.views import network_input
-from stages.sources import open_source, open_test
 
 
 class Distillation(lightning.LightningModule):

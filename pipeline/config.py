@@ -5,7 +5,6 @@ found, what was expected and the nearest known key. Nothing here imports torch: 
 """
 
 import difflib
-import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,129 +12,24 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import tomli_w
 from pydantic import (
-    AfterValidator,
     ByteSize,
-    Discriminator,
     Field,
     PositiveFloat,
     PositiveInt,
-    Tag,
     ValidationError,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import ConfigError
-from pipeline.settings import FilePath, Fraction, Location, Settings
+from pipeline.kinds import SOURCES, AnySource
+from pipeline.settings import FilePath, Fraction, Location, Options, Settings
 from pipeline.store.mirror import DEFAULT, MirrorSettings
 from pipeline.terms import TERMS, Loss, Ramp, Term, one_term
 
-REFERENCE = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
-
-Reference: TypeAlias = Annotated[str, Field(pattern=REFERENCE)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**62)]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
-
-
-def _written(options: dict[str, Any]) -> dict[str, Any]:
-    """Options as they are; they count in fingerprints, which are JSON."""
-    try:
-        json.dumps(options, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"expected strings, finite numbers, booleans, lists and tables ({error})") from None
-    return options
-
-
-Options: TypeAlias = Annotated[dict[str, Any], AfterValidator(_written)]
-
-
-class Source(Settings):
-    """What every kind of dataset may say about itself."""
-
-    classes: Annotated[int | None, Field(ge=2, lt=2**31)] = None
-    class_names: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
-    version: str | None = None
-    """A declared version stands for the content, which is then not read through to be hashed."""
-    without: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = ()
-    """Classes whose samples are left out. The classes stay as they are, so a network still has a logit for each."""
-
-    def arguments(self) -> dict[str, object]:
-        """The keywords of the kind itself."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name not in _DECLARED}
-
-
-_DECLARED = {"kind", *Source.model_fields}
-
-
-class Digits(Source):
-    """scikit-learn's bundled handwritten digits."""
-
-    kind: Literal["digits"]
-    part: Literal["train", "test"] = "train"
-
-
-class Idx(Source):
-    """IDX files, plain or gzip: the format of MNIST and its family."""
-
-    kind: Literal["idx"]
-    inputs: FilePath
-    labels: FilePath | None = None
-
-
-class Hdf5(Source):
-    """Datasets of one HDF5 file, named by their keys."""
-
-    kind: Literal["hdf5"]
-    path: FilePath
-    inputs: str
-    labels: str | None = None
-    ids: str | None = None
-
-
-class Npy(Source):
-    """A .npy file of inputs and, beside it, files of labels and ids."""
-
-    kind: Literal["npy"]
-    inputs: FilePath
-    labels: FilePath | None = None
-    ids: FilePath | None = None
-
-
-class ZarrPair(Source):
-    """A Zarr array of inputs and, beside it, arrays of labels and ids."""
-
-    kind: Literal["zarr"]
-    inputs: FilePath
-    labels: FilePath | None = None
-    ids: FilePath | None = None
-
-
-class Factory(Source):
-    """The user's own map-style dataset: `kind = "package.module:callable"`."""
-
-    kind: Reference
-    options: Options = Field(default_factory=dict)
-
-    def arguments(self) -> dict[str, object]:
-        """The keywords of the user's callable."""
-        return dict(self.options)
-
-
-def _tag_of(value: object) -> str:
-    kind = value.get("kind", "") if isinstance(value, Mapping) else getattr(value, "kind", "")
-    return "own" if isinstance(kind, str) and ":" in kind else str(kind)
-
-
-AnySource: TypeAlias = Annotated[
-    Annotated[Digits, Tag("digits")]
-    | Annotated[Idx, Tag("idx")]
-    | Annotated[Hdf5, Tag("hdf5")]
-    | Annotated[Npy, Tag("npy")]
-    | Annotated[ZarrPair, Tag("zarr")]
-    | Annotated[Factory, Tag("own")],
-    Discriminator(_tag_of),
-]
 
 
 class ViewSettings(Settings):
@@ -339,7 +233,7 @@ def _explained(detail: ErrorDetails) -> str:
         case "missing":
             return f"the key {key} is missing; it is needed."
         case "union_tag_invalid" | "union_tag_not_found":
-            return _unknown_kind(key, found, *(("name", TERMS) if loc[0] == "students" else ("kind", _SOURCES)))
+            return _unknown_kind(key, found, *(("name", TERMS) if loc[0] == "students" else ("kind", SOURCES)))
         case "value_error":
             return f"{key + ': ' if key else ''}{detail['msg'].removeprefix('Value error, ')}."
     said = detail["msg"].removeprefix("Input should be ").replace("String should", "a string that should")
@@ -364,14 +258,6 @@ _IN_TOML = {
     "is_instance_of": "a path, in quotes",
     "tuple_type": "a list",
 }
-_SOURCES: dict[str, type[Source]] = {
-    "digits": Digits,
-    "idx": Idx,
-    "hdf5": Hdf5,
-    "npy": Npy,
-    "zarr": ZarrPair,
-    "own": Factory,
-}
 _WEIGHTS = {"ramp": Ramp}
 
 
@@ -380,7 +266,7 @@ def _known_keys(loc: tuple[int | str, ...]) -> Iterator[str]:
     model: type[Settings] = Experiment
     for place, part in enumerate(map(str, loc)):
         if _is_tag(loc, place):
-            model = _SOURCES.get(part) or TERMS.get(part) or _WEIGHTS.get(part) or model
+            model = SOURCES.get(part) or TERMS.get(part) or _WEIGHTS.get(part) or model
         elif (field := model.model_fields.get(part)) is not None:
             models = [m for m in (field.annotation, *get_args(field.annotation)) if _is_settings(m)]
             model = models[0] if models else model

@@ -9,9 +9,10 @@ from dataclasses import asdict, fields
 from pydantic import JsonValue, ValidationError
 
 from pipeline import encodings
-from pipeline.config import Experiment, LabelSettings, Source
+from pipeline.config import Experiment, LabelSettings
 from pipeline.datasets import Dataset, content_digest, ids_digest
 from pipeline.errors import ConfigError, MismatchError
+from pipeline.kinds import Source
 from pipeline.labels import LabelSpec
 from pipeline.store.documents import ROW_ARRAYS, Job
 from pipeline.store.layout import choose, row_bytes

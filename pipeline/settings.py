@@ -1,10 +1,11 @@
 """What every table of an experiment shares: strict about keys and types, frozen, finite numbers only."""
 
+import json
 import os
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 from pydantic_core import PydanticCustomError
 
 
@@ -48,7 +49,17 @@ def _filled_in(value: str) -> str:
     return filled
 
 
+def _written(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as they are; they count in fingerprints, which are JSON."""
+    try:
+        json.dumps(options, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"expected strings, finite numbers, booleans, lists and tables ({error})") from None
+    return options
+
+
 FilePath: TypeAlias = Annotated[Path, BeforeValidator(_expanded)]
 Location: TypeAlias = Annotated[Path | str, PlainValidator(_located), PlainSerializer(str)]
 """A path, or an address such as s3://bucket/prefix."""
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Options: TypeAlias = Annotated[dict[str, Any], AfterValidator(_written)]

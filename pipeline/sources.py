@@ -1,9 +1,11 @@
 """Opens the datasets that an experiment names."""
 
 from pipeline.ahead import loaders
-from pipeline.config import AnySource, Experiment
+from pipeline.config import Experiment
 from pipeline.datasets import Dataset, open_dataset
 from pipeline.errors import DatasetError
+from pipeline.job import content_of
+from pipeline.kinds import AnySource
 
 
 def open_source(source: AnySource) -> Dataset:
@@ -48,3 +50,9 @@ def readers(experiment: Experiment) -> int:
     """How many threads read its dataset; the user's own code is called by one, unless they say that it bears more."""
     own = ":" in experiment.dataset.kind
     return loaders(experiment.loading.workers or (1 if own else None))
+
+
+def contents(experiment: Experiment, dataset: Dataset, test: Dataset | None) -> dict[str, str | None]:
+    """What stands for the content of both datasets, in the identity of a run."""
+    held_out = content_of(experiment.test, test) if experiment.test and test else None
+    return {"dataset": content_of(experiment.dataset, dataset), "test": held_out}

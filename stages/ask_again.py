@@ -7,12 +7,12 @@ from pipeline.audit import Answers, ask_again
 from pipeline.config import Experiment
 from pipeline.job import job_of, spec_of
 from pipeline.reader import Reader
+from pipeline.sources import open_source
 from pipeline.store.mapped import LabelCache
 from pipeline.store.state import refuse_other_job
 from stages.bars import bar
 from stages.report import Report, counted
 from stages.soft_labels import teacher_of
-from stages.sources import open_source
 from stages.verify_cache import verify
 
 MISMATCH = 5

@@ -18,11 +18,11 @@ from pipeline.labels import DType, LabelSpec
 from pipeline.plots import families
 from pipeline.rules import RULES, TO_THE_LABEL, rule
 from pipeline.seeds import generator
+from pipeline.sources import open_source
 from pipeline.store.files import make_directory, write_durably
 from stages.bars import bar
 from stages.report import Report, table
 from stages.soft_labels import teacher_of
-from stages.sources import open_source
 
 GRID = (1.0, 2.0, 4.0, 8.0)
 DTYPES: tuple[DType, ...] = ("float32", "float16", "int8")

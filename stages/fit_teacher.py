@@ -13,10 +13,10 @@ from pipeline.models import build
 from pipeline.ranks import Ranks, joined
 from pipeline.reader import Reader
 from pipeline.runs import Metrics, Run, finished
+from pipeline.sources import open_source, open_test, readers
 from stages.bars import bar
 from stages.report import Report, duration
 from stages.signals import stop_on_signals
-from stages.sources import open_source, open_test, readers
 
 
 def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:

@@ -8,12 +8,12 @@ from pipeline import encodings
 from pipeline.config import Experiment
 from pipeline.executors import EXECUTORS
 from pipeline.labeller import Labeller
+from pipeline.sources import readers
 from pipeline.store.layout import Shard
 from pipeline.store.writer import free_bytes, human, missing_shards
 from pipeline.terms import served
 from stages.report import Report, counted, duration
 from stages.soft_labels import asked, disk_bytes, teacher_of
-from stages.sources import readers
 
 MEASURED_BATCHES = 4
 

@@ -9,6 +9,7 @@ from pipeline.datasets import Dataset
 from pipeline.job import job_of, spec_of
 from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
+from pipeline.sources import open_source, open_test, readers
 from pipeline.store.addresses import place_of
 from pipeline.store.documents import Job
 from pipeline.store.layout import Shard, shard_file_bytes
@@ -19,7 +20,6 @@ from stages.bars import bar
 from stages.hands import Hands, Here, crew_of
 from stages.report import Report, counted, duration
 from stages.signals import stop_on_signals
-from stages.sources import open_source, open_test, readers
 
 BLOCK_BYTES = 4096  # what a file takes on disk is a multiple of this, nearly everywhere
 

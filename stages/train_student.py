@@ -19,13 +19,13 @@ from pipeline.objective import Objective, objective
 from pipeline.ranks import Ranks, joined
 from pipeline.reader import Reader, few_labels, label_spec
 from pipeline.runs import Metrics, Run, finished
+from pipeline.sources import contents, open_source, open_test, readers
 from pipeline.store.mapped import LabelCache
 from pipeline.terms import refuse_unserved
 from stages.bars import bar
 from stages.comparison import compare
 from stages.report import Report
 from stages.signals import stop_on_signals
-from stages.sources import contents, open_source, open_test, readers
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from river_cases import samples
 
-from pipeline.config import Digits, Experiment, LabelSettings
+from pipeline.config import Experiment, LabelSettings
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.errors import ConfigError, MismatchError, TeacherError
 from pipeline.job import check_made_for, content_of, job_of, spec_of
+from pipeline.kinds import Digits
 from pipeline.store.documents import Job
 
 TOPK = {"encoding": "topk", "k": 2, "temperatures": [1.0, 4.0]}
