@@ -59,8 +59,8 @@ setup: $(VENV)/ready ## Make the environment in .venv, every dependency pinned.
 teacher: $(VENV)/ready ## Get the teacher: train it, if its checkpoint does not exist.
 	$(SOFTLABELS) fit-teacher $(CONFIG) $(SET)
 
-soft-labels: teacher ## Stage one: ask the teacher once, write the label cache.
-	$(SOFTLABELS) generate $(CONFIG) $(SET)
+soft-labels: teacher ## Stage one: ask the teacher once, write the label cache (WORKERS=4: by so many processes).
+	$(SOFTLABELS) generate $(CONFIG) $(SET) $(if $(WORKERS),--workers $(WORKERS))
 
 train-student: soft-labels ## Stage two: train STUDENT and its baseline from the cache; ends with a table.
 	$(SOFTLABELS) train $(CONFIG) $(SET) --runs $(RUNS) --student $(STUDENT)
@@ -123,7 +123,7 @@ $(ROWS)/ready: constraints.txt benchmarks/rows-constraints.txt
 bench-rows: $(ROWS)/ready ## Ask real teachers for rows to measure encodings on: caches/rows (Debian, for its photographs; 3 GB).
 	$(ROWS)/bin/python -m benchmarks.rows
 
-bench: $(VENV)/ready bench-setup ## Remake every figure: reading, peers, both stages, encoding, size, durability (45 minutes).
+bench: $(VENV)/ready-dev bench-setup ## Remake every figure: reading, peers, both stages, size, durability, clusters, buckets (70 minutes).
 	$(BIN)/python -m benchmarks.gather $(QUICK)
 	$(BENCH)/bin/python -m benchmarks.peers $(QUICK)
 	$(SOFTLABELS) fit-teacher configs/fashion_mnist.toml
@@ -132,6 +132,9 @@ bench: $(VENV)/ready bench-setup ## Remake every figure: reading, peers, both st
 	$(BIN)/python -m benchmarks.encoding $(QUICK)
 	$(BIN)/python -m benchmarks.scale $(QUICK)
 	$(BIN)/python -m benchmarks.durability $(QUICK)
+	$(BIN)/python -m benchmarks.cluster $(QUICK)
+	$(BIN)/python -m benchmarks.buckets $(QUICK)
+	$(BIN)/python -m benchmarks.mixing $(QUICK)
 
 fidelity: $(VENV)/ready bench-rows ## Hold every encoding against these teachers; print tables, keep plots (ten minutes).
 	$(BIN)/python -m benchmarks.fidelity $(QUICK)

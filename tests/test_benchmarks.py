@@ -11,7 +11,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 MNIST = pytest.mark.skipif(not (ROOT / "data/mnist/ready").exists(), reason="MNIST is not there: make mnist")
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 CLOTHES = pytest.mark.skipif(not FASHION.exists(), reason="Fashion-MNIST is not there: Debian's dataset-fashion-mnist")
-ALONE = ("gather", "stage_two", "encoding", "scale", "durability")
+ALONE = ("gather", "stage_two", "encoding", "scale", "durability", "cluster")
 
 
 def kept() -> dict[str, tuple[bytes, int]]:

@@ -15,6 +15,7 @@ IN_FLIGHT = 2  # at a worker: one that its teacher is at, one that is read or wr
 FAILURES = 3  # of a shard, before it is set aside
 HOPELESS = 3  # shards set aside with none done, before the rest is given up
 NAMED = 10
+MEMORY = "was it killed for its memory?"
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Rota:
         left = list(self._at.pop(worker, {}).values())
         for effort in left:
             if effort.suspect and not expected:
-                self._fail(effort, f"the process of {worker} ended while it was at this shard alone (was it killed for its memory?)")
+                self._fail(effort, f"the process of {worker} ended while it was at this shard alone ({MEMORY})")
             else:
                 effort.suspect |= not expected
                 self._again.append(effort)

@@ -31,6 +31,11 @@ def receipts(folder: Path, cache: str = "cache") -> int:
     return len(list((folder / cache / "receipts").glob("*.json")))
 
 
+def unfinished(cache: Path) -> list[str]:
+    """What killed workers have left in a cache."""
+    return [path.name for path in cache.rglob("*") if path.name.startswith((".softlabels", "lock"))]
+
+
 def children(process: int) -> list[psutil.Process]:
     """The worker processes of a driver or a nanny: not what else Python starts beside them."""
     try:

@@ -184,9 +184,7 @@ def must(verb: str, *settings: str, flags: tuple[str, ...] = ()) -> Outcome:
 
 
 @contextmanager
-def started(
-    folder: Path, verb: str, *settings: str, flags: tuple[str, ...] = ()
-) -> "Iterator[subprocess.Popen[str]]":
+def started(folder: Path, verb: str, *settings: str, flags: tuple[str, ...] = ()) -> "Iterator[subprocess.Popen[str]]":
     """A command on the experiment of a folder, in a process of its own, which does not outlive the test."""
     with subprocess.Popen(
         [sys.executable, "-m", "stages", *words(verb, settings, flags)],

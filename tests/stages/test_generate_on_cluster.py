@@ -11,7 +11,7 @@ from pathlib import Path
 
 import distributed
 import pytest
-from cluster_cases import Cluster, children, cluster, kill, receipts, until
+from cluster_cases import Cluster, children, cluster, kill, receipts, unfinished, until
 from stage_cases import PATIENT, Outcome, decided, must, run, softlabels, started, words
 
 MORTAL = (
@@ -52,8 +52,7 @@ def assert_whole(cache: Path, expected: Path) -> None:
     assert softlabels("verify", str(cache)).code == 0
     assert decided(cache) == decided(expected)
     assert cache_id(cache) == cache_id(expected)
-    left = {path.name for path in cache.rglob("*") if path.name.startswith((".softlabels", "lock"))}
-    assert left == set()
+    assert unfinished(cache) == []
 
 
 def test_workers_here_make_the_very_bytes_that_one_process_makes(fitted: Path) -> None:
@@ -107,19 +106,6 @@ def test_the_teacher_is_loaded_once_a_worker(fitted: Path, there: Cluster) -> No
         made = [int(line) for line in (fitted / "built").read_text().split()]
         assert len(set(made)) == 2
         assert sorted(made) == sorted([*set(made)] * count)
-
-
-def test_shards_of_a_worker_that_dies_are_made_by_others(fitted: Path, there: Cluster) -> None:
-    """Law: SIGKILL to both workers, one after the other, in the middle of shards: every byte is there as ever."""
-    settings = (*PATIENT, options(seconds=0.05))
-    must("generate", *settings, "cache.path=alone")
-    with started(fitted, "generate", *settings, flags=there.flags) as process:
-        for done in (2, 6):
-            until(lambda done=done: receipts(fitted) >= done)
-            kill(there.workers[done % 2])
-        assert process.wait(60) == 0, process.communicate()[1]
-    assert_whole(fitted / "cache", fitted / "alone")
-    until(lambda: len(there.workers) == 2)
 
 
 def test_a_shard_that_raises_is_set_aside_and_the_rest_is_made(fitted: Path, there: Cluster) -> None:
@@ -213,24 +199,6 @@ def test_two_runs_share_a_cluster(fitted: Path, there: Cluster) -> None:
         assert_whole(fitted / name, fitted / f"alone-{name}")
 
 
-def test_a_scheduler_that_is_killed_costs_nothing_that_is_done(fitted: Path, tmp_path: Path) -> None:
-    """Law: exit code 4 and how to go on; the same command, on another cluster or without one, continues."""
-    must("generate", *PATIENT, "cache.path=alone")
-    with cluster(tmp_path) as there, started(fitted, "generate", *PATIENT, flags=there.flags) as process:
-        until(lambda: receipts(fitted) >= 3)
-        kill(there.processes[0])
-        out, err = process.communicate(timeout=60)
-        outcome = Outcome(process.returncode, out, err)
-        assert outcome.code == 4, err
-        assert "The scheduler at tcp://127.0.0.1:" in err
-        assert "of 13 shards are done and kept. Run the same command again to go on." in err
-        assert "Traceback" not in err
-    done = receipts(fitted)
-    assert 3 <= done < 13
-    assert must("generate", *PATIENT, flags=("--json",)).facts["made"] == 50 - 4 * done
-    assert_whole(fitted / "cache", fitted / "alone")
-
-
 @contextmanager
 def driving(folder: Path, *settings: str) -> Iterator["subprocess.Popen[str]"]:
     """A run with two workers of its own, once three shards are done."""
@@ -257,7 +225,9 @@ def test_workers_here_die_with_a_driver_that_is_killed(fitted: Path) -> None:
     assert_whole(fitted / "cache", fitted / "alone")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow), (signal.SIGINT, 130)]
+)
 def test_a_run_on_workers_that_is_stopped_says_how_to_go_on(number: signal.Signals, code: int, fitted: Path) -> None:
     """Law: as one process does: within 20 s, with its exit code, what is done kept and counted; no worker is left."""
     with driving(fitted, *SLOW) as process:
