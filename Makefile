@@ -80,7 +80,7 @@ format: $(VENV)/ready-dev ## Put the code in the formatter's shape.
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-test: $(VENV)/ready-dev ## Run the tests (ten minutes on two cores).
+test: $(VENV)/ready-dev ## Run the tests (a quarter of an hour on two cores).
 	$(BIN)/python -m pytest
 
 slow: $(VENV)/ready-dev ## Run the long tests too.
