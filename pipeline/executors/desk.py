@@ -9,7 +9,8 @@ A desk outlives no run whose driver ends it. One whose driver was killed lets go
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -68,7 +69,14 @@ class TurnByTurn(Labeller):
     """A labeller for several threads: one at a time reads, where that is asked for, and one asks the teacher."""
 
     reading: AbstractContextManager[object]
-    asking: AbstractContextManager[object]
+    asking: Lock
+    turn: AbstractContextManager[object] = field(default_factory=nullcontext)
+
+    def in_turn(self, turn: "Turn") -> "TurnByTurn":
+        """The same for one shard, which asks when its turn has come."""
+        mine = copy(self)
+        object.__setattr__(mine, "turn", turn)
+        return mine
 
     def load(self, start: int, stop: int) -> Loaded:
         """As any labeller does."""
@@ -77,8 +85,38 @@ class TurnByTurn(Labeller):
 
     def launch(self, batch: Loaded) -> Pending:
         """As any labeller does."""
-        with self.asking:
+        with self.turn:
             return super().launch(batch)
+
+
+class Turn:
+    """A turn at the teacher: from a shard's first batch to its last, so that it is written while the next is labelled.
+
+    By turns of a batch, two shards would be done at the same time, and the teacher idle until both are written.
+
+    Args:
+        lock: whose holder may ask.
+        batches: how many the shard has.
+
+    """
+
+    def __init__(self, lock: Lock, batches: int) -> None:
+        self._lock, self._left, self._held = lock, batches, False
+
+    def __enter__(self) -> None:
+        if not self._held:
+            self._held = self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._left -= 1
+        if not self._left:
+            self.end()
+
+    def end(self) -> None:
+        """Let the next shard ask, also where this one came to an early end."""
+        if self._held:
+            self._held = False
+            self._lock.release()
 
 
 class Desk:
@@ -94,11 +132,11 @@ class Desk:
         self.order, self.closed = order, False
         self.readers = order.readers or readers(order.experiment)
         self._threads, self._at_work, self._lock = threads, 0, Lock()
-        self._labeller: Labeller | None = None
+        self._labeller: TurnByTurn | None = None
         self._committer: Committer | None = None
 
     @contextmanager
-    def labeller(self) -> Iterator[Labeller]:
+    def labeller(self) -> Iterator["TurnByTurn"]:
         """The labeller, for one task. It is made by the first, which others wait for."""
         torch.set_num_threads(self._threads)  # torch has one such number a thread
         with self._lock:
@@ -136,7 +174,7 @@ class Desk:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
 
-    def _made(self) -> Labeller:
+    def _made(self) -> TurnByTurn:
         experiment, job = self.order.experiment, self.order.job
         dataset = open_source(experiment.dataset)
         check_at_hand(job, experiment, dataset)
@@ -177,14 +215,19 @@ def label(token: int, number: int, attempt: int) -> None:
         committer = desk.committer(labeller, attempt)
         if committer.receipt(number):
             return
-        whole = run_inline(
-            [desk.order.job.layout.shard(number)],
-            labeller,
-            committer.commit,
-            stopped=lambda: desk.closed,
-            progress=lambda _: None,
-            workers=desk.readers,
-        )
+        shard = desk.order.job.layout.shard(number)
+        turn = Turn(labeller.asking, -(-shard.rows // labeller.batch_size))
+        try:
+            whole = run_inline(
+                [shard],
+                labeller.in_turn(turn),
+                committer.commit,
+                stopped=lambda: desk.closed,
+                progress=lambda _: None,
+                workers=desk.readers,
+            )
+        finally:
+            turn.end()
     if not whole:
         raise ClusterError(f"Shard {number} was dropped: its run has ended.")
 

@@ -18,7 +18,7 @@ from pipeline import errand
 from pipeline.config import load
 from pipeline.errors import ClusterError, MismatchError, TeacherError
 from pipeline.executors import desk
-from pipeline.executors.desk import Desk, Order, rooted
+from pipeline.executors.desk import Desk, Order, Turn, rooted
 from pipeline.labeller import Labeller
 from pipeline.store.committer import Committer
 from pipeline.store.state import read_state
@@ -306,3 +306,18 @@ def test_torch_has_the_threads_of_the_order_or_else_the_workers(threads: int | N
     told = replace(order(), threads=threads)
     desk.begin(told, 2)
     assert Desk(told, told.threads or 2)._threads == desk._desks[TOKEN]._threads == (threads or 2)  # noqa: SLF001
+
+
+def test_a_shards_batches_are_asked_for_in_one_turn() -> None:
+    """Law: no other shard comes between its first batch and its last; one that ends early gives its turn back."""
+    lock = threading.Lock()
+    turn, cut_short = Turn(lock, 2), Turn(lock, 2)
+    for number in range(2):
+        with turn:
+            assert lock.locked()
+        assert lock.locked() == (number == 0)
+    with cut_short:
+        pass
+    cut_short.end()
+    turn.end()
+    assert not lock.locked()
