@@ -71,6 +71,8 @@ class Crew:
         self._client.subscribe_topic("all", self._hear)
         try:
             self._client.register_plugin(self._posting, name=self._name)
+        except OSError as error:
+            raise self._gone() from error
         except Exception as error:  # whatever a worker raises at it
             raise ClusterError(
                 f"The workers of {self.scheduler} cannot be told what to do: {type(error).__name__}: {error}. They "

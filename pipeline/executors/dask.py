@@ -115,8 +115,8 @@ def run_dask(
             workers.ask(worker, shard.number, attempt)
         for news in workers.news(LOOK_SECONDS):
             if isinstance(news, Gone):
-                kept = _kept(rota, plan, shards)
-                raise IncompleteError(f"The scheduler at {news.scheduler} is gone. {kept} {AGAIN}")
+                kept = _kept(rota, plan, shards)  # and perhaps more: of what was under way no one tells any more
+                raise IncompleteError(f"The scheduler at {news.scheduler} is gone. At least {kept} {AGAIN}")
             _note(news, rota, workers, progress)
         told(len(rota.done), rota.workers)
         seen = monotonic() if rota.workers else seen

@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from pipeline.errors import StorageError
+from pipeline.errors import LockedError, StorageError
 from pipeline.store import files
 from pipeline.store.files import MOST_DOCUMENT_BYTES, Piece
 from pipeline.store.lock import Lock, WriterLock, refuse_locked
@@ -90,8 +91,12 @@ class Directory(Place):
         self._lasting.add(self.root)
 
     def tidy(self) -> None:
-        """Remove what killed writers left unfinished."""
+        """Remove what killed writers left unfinished, and the locks that no one holds any more."""
         files.remove_leftovers(self.root)
+        for name in self.entries():
+            if name.startswith(f"{LOCK}."):
+                with suppress(LockedError), self.alone(name.removeprefix(f"{LOCK}.")):
+                    pass  # its file goes with it
 
     def settle(self, folder: str) -> None:
         """Sync a directory."""

@@ -2,12 +2,11 @@
 
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Self
 
 from pydantic import JsonValue
 
-from pipeline.errors import IncompleteError, LockedError, MismatchError, StorageError
+from pipeline.errors import IncompleteError, MismatchError, StorageError
 from pipeline.store import files
 from pipeline.store.addresses import Where, place_of
 from pipeline.store.committer import Block, Committer, committed
@@ -124,10 +123,6 @@ class CacheWriter:
     def clear_up(self) -> None:
         """Remove what other processes that were killed have left unfinished. None is at work any more."""
         self.place.tidy()
-        for name in self.place.entries():
-            if name.startswith(f"{LOCK}."):
-                with suppress(LockedError), self.place.alone(name.removeprefix(f"{LOCK}.")):
-                    pass  # its file goes with it
 
     def seal(self, about: Mapping[str, JsonValue]) -> Seal:
         """Close the cache once every shard has its receipt; `about` are figures to keep with it.
