@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import CorruptError, IncompleteError, MismatchError
+from pipeline.errors import CorruptError, IncompleteError, MismatchError, StorageError
 from pipeline.labels import ArraySpec
 from pipeline.store.addresses import Where, place_of
 from pipeline.store.arrays import ROW_ARRAYS
@@ -156,7 +156,12 @@ class LabelCache:
         if self._unmapped is None:
             try:
                 return selection.gather(places, out)
-            except UnmappableError:
+            except UnmappableError as error:
+                if self.room:  # zarr reads a copy that has left meanwhile as filling
+                    raise StorageError(
+                        f"{self.root} is on a disk that cannot map files, and copies of {self.place} have to be "
+                        "mapped. Set cache.mirror to a directory on a disk of this machine."
+                    ) from error
                 self._unmapped = Unmapped(self._residence)
         found = {spec.name: self._unmapped.gather(spec.name, places) for spec in selection.specs}
         return found if out is None else _put(found, out)

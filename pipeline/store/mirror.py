@@ -11,12 +11,14 @@ does not hold is fetched again.
 
 import fcntl
 import os
-import time
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
 
 from crc32c import crc32c
 
@@ -27,7 +29,7 @@ from pipeline.store.shards import REPAIR
 
 TOGETHER = 8  # files of one request fetched at a time
 LOCKS = 64
-LATE_SECONDS = 3600.0  # by then, whoever was to finish a copy has been killed
+FOLDER = "copies"  # of a directory that may hold other things, caches too
 TAG, LEDGER = "CACHEDIR.TAG", "ledger"
 SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55\n# Copies of label caches, made by softlabels.\n"
 
@@ -58,10 +60,13 @@ class Mirror:
 
     def __init__(self, place: Place, name: str, settings: MirrorSettings) -> None:
         self.place, self.settings = place, settings
-        self.root = settings.path.absolute() / name
+        self._all = settings.path.absolute() / FOLDER
+        self.root = self._all / name
         with files.explained("make this directory", self.root):
+            self._all.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.refuse_links(self._all.parent, FOLDER, name)
             (self.root / "locks").mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError), (settings.path / TAG).open("xb") as tag:
+            with suppress(FileExistsError), (self._all / TAG).open("xb") as tag:
                 tag.write(SIGNATURE)
 
     def fetch(self, wanted: Sequence[tuple[str, int]], refuse_damaged: Callable[[str, bytes], None]) -> None:
@@ -83,8 +88,11 @@ class Mirror:
                 self._fetch(name, size, refuse_damaged)
             return
         with ThreadPoolExecutor(min(TOGETHER, len(missing)), "fetch") as pool:
-            for done in [pool.submit(self._fetch, name, size, refuse_damaged) for name, size in missing]:
-                done.result()
+            try:
+                for done in [pool.submit(self._fetch, name, size, refuse_damaged) for name, size in missing]:
+                    done.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # after a refusal, what was not begun is not asked for
 
     def open(self, name: str, size: int, refuse_damaged: Callable[[str, bytes], None]) -> int:
         """A descriptor of a file, fetched if need be: it can be read whoever makes room now. Raises as `fetch`."""
@@ -105,6 +113,8 @@ class Mirror:
         """Put a small document here, which no one makes room for."""
         path = self.root / name
         with files.explained("write this file", path):
+            if path.exists() and path.read_bytes() == data:
+                return
             path.parent.mkdir(parents=True, exist_ok=True)
             self._write(path, data)
 
@@ -144,28 +154,30 @@ class Mirror:
 
     @staticmethod
     def _write(path: Path, data: bytes) -> None:
-        beside = path.with_name(f"{files.PREFIX}{os.getpid()}-{path.name}{files.SUFFIX}")
-        beside.write_bytes(data)
-        beside.replace(path)
+        beside = path.with_name(f"{files.PREFIX}{uuid4().hex}-{path.name}{files.SUFFIX}")
+        try:
+            with beside.open("xb") as file:
+                file.write(data)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)  # on a disk that is full, too
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
         """While inside, no thread or process of this machine is inside for the same name."""
         path = self.root / "locks" / f"{crc32c(name.encode()) % LOCKS:02d}"
-        with files.explained("lock this file", path), path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with files.explained("lock this file", path), _opened(path) as file, _locked(file):
             yield
 
     @contextmanager
     def _room_for(self, size: int) -> Iterator[None]:
         """While inside, there is room for a file, and nobody else writes one; those go that were used longest ago."""
-        most, ledger = self.settings.most_bytes, self.settings.path / LEDGER
+        most, ledger = self.settings.most_bytes, self._all / LEDGER
         if size > most:
             raise ConfigError(
                 f"One file of {self.place} has {size} bytes, and cache.mirror_bytes allows {most} for all. Raise it."
             )
-        with ledger.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with _opened(ledger) as file, _locked(file):
             file.seek(0)
             said = file.read(32)
             file.truncate(0)  # if it ends here, nobody knows how much there is
@@ -174,15 +186,18 @@ class Mirror:
                 total = self._evict(most - size)
             yield
             file.write(str(total + size).encode())
+            file.flush()
 
     def _evict(self, most: int) -> int:
-        """Remove what was used longest ago until the rest has seven eighths of so many bytes; how many it has."""
+        """Remove what was used longest ago until the rest has seven eighths of so many bytes; how many it has.
+
+        Whoever writes here holds the ledger: what is unfinished was left by the dead.
+        """
         found = []
-        for path in self.settings.path.glob("*/labels.zarr/*/c/**/*"):
+        for path in self._all.glob("*/labels.zarr/*/c/**/*"):
             with suppress(OSError):
                 about = path.lstat()
-                coming = files.is_leftover(path.name) and time.time() - about.st_mtime < LATE_SECONDS
-                if path.is_file() and not coming:
+                if stat.S_ISREG(about.st_mode):
                     found.append((about.st_mtime_ns, about.st_size, path))
         total = sum(size for _, size, _ in found)
         if total <= most:
@@ -194,3 +209,19 @@ class Mirror:
                 path.unlink()
             total -= size
         return total
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file of the mirror's own, made if it is not there; a link to elsewhere is not followed."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o600), "a+b")
+
+
+@contextmanager
+def _locked(file: BinaryIO) -> Iterator[None]:
+    """While inside, no one else is. Unlocked by name: a process that was forked meanwhile has the file open too."""
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)

@@ -52,7 +52,6 @@ class Unmapped:
 
     def _check(self, array: int, number: int) -> None:
         self._residence.refuse_undone(number)
-        self._residence.fetch([array], [number])
         path, spec = self._residence.path_of(array, number), self._residence.specs[array]
         shard, root = self._layout.shard(number), self._residence.root
         files.refuse_links(root, *path.relative_to(root).parts[:-1])

@@ -214,7 +214,7 @@ def test_processes_share_bounded_copies_and_are_never_deceived(
             readers = [stack.enter_context(process(command)) for _ in range(3)]
             largest = 0
             while any(reader.poll() is None for reader in readers[1:]):
-                copies = [path for path in folder.glob("*/labels.zarr/*/c/**/*") if path.is_file()]
+                copies = [path for path in folder.glob("copies/*/labels.zarr/*/c/**/*") if path.is_file()]
                 largest = max(largest, sum(_size(path) for path in copies))
                 copies = [path for path in copies if not files.is_leftover(path.name)]
                 if number % 2 and copies and dice.random() < 0.3:

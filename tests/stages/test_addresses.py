@@ -68,7 +68,7 @@ def test_an_address_is_inspected_and_verified_like_a_path(url: str, filled: Path
         "verify", url, "--teacher", "e.toml", "--set", f"cache.path={url}", "--set", "cache.mirror=copies"
     )
     assert "the same best class in 100.00%" in asked.out
-    assert (filled / "copies/CACHEDIR.TAG").exists()
+    assert (filled / "copies/copies/CACHEDIR.TAG").exists()
 
 
 def test_a_cache_is_pushed_and_pulled_whole(url: str, filled: Path) -> None:
