@@ -27,16 +27,14 @@ from pipeline.store.places import LOCK, Place
 CONDITIONAL = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"})
 """Whose create is one request, in fsspec. Others ask first and write then, and two may ask at the same time."""
 
+FRESH: dict[str, Any] = {"use_listings_cache": False}
+PATIENT: dict[str, Any] = {
+    # Ten tries: a server that is down for a moment must not cost a run.
+    "config_kwargs": {"connect_timeout": 10, "read_timeout": 30, "retries": {"mode": "standard", "max_attempts": 10}},
+}
 OPTIONS: dict[str, dict[str, Any]] = {
-    # Ten tries and a wait of half a minute: a server that is down for a moment must not cost a run.
-    "s3": {
-        "use_listings_cache": False,
-        "config_kwargs": {
-            "connect_timeout": 10,
-            "read_timeout": 30,
-            "retries": {"mode": "standard", "max_attempts": 10},
-        },
-    },
+    **dict.fromkeys(CONDITIONAL - {"memory"}, FRESH),
+    **dict.fromkeys(("s3", "s3a"), FRESH | PATIENT),
 }
 TOGETHER = 500  # small objects asked for at once
 NOT_SATISFIABLE, PRECONDITION_FAILED, CONFLICT = 416, 412, 409
@@ -129,15 +127,11 @@ class Bucket(Place):
             for name, data in zip(some, found, strict=True):
                 yield name, self._held(name, data, most) if isinstance(data, bytes) else self.read(name)
 
-    def write(self, name: str, pieces: Iterable[Piece]) -> bool:
-        """Write an object whole; replace one that is there with other content, and say so."""
-        data = b"".join(pieces)
-        if self._created(name, data) or self._beginning(name, len(data) + 1) == data:
-            return False
+    def write(self, name: str, pieces: Iterable[Piece]) -> None:
+        """Write an object whole; replace one that is there."""
         store, root = self._store
         with self._explained("write this object", name):
-            store.pipe_file(f"{root}/{name}", data)
-        return True
+            store.pipe_file(f"{root}/{name}", b"".join(pieces))
 
     def create(self, name: str, data: Piece) -> bool:
         """Write an object if there is none; return False, with nothing changed, if there is another one."""
@@ -156,12 +150,17 @@ class Bucket(Place):
         """Find out whether the first of two that create an object wins here."""
         name = f"{PROBE}{uuid4().hex}"
         try:
-            self.shared = self._created(name, b"1") and not self._created(name, b"2") and self.protocol in CONDITIONAL
+            self.shared = self.create(name, b"1") and not self._created(name, b"2") and self.protocol in CONDITIONAL
         finally:
             self.remove(name)
 
     def tidy(self) -> None:
-        """Nothing: what is not whole is not there."""
+        """Remove what a writer that was killed while it looked has left; what is not whole is not there."""
+        store, root = self._store
+        with self._explained("list what is here", ""):
+            found = store.glob(f"{root}/{PROBE}*")
+        for path in found:
+            self.remove(path[len(root) + 1 :])
 
     def settle(self, folder: str) -> None:
         """Nothing: what a server has said it holds lasts."""

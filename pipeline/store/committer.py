@@ -9,7 +9,7 @@ be at work, so a shard is committed by one process at a time, and the first rece
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 
@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from pipeline.errors import MismatchError, StorageError
+from pipeline.labels import ArraySpec
 from pipeline.store.arrays import refuse_other_arrays
 from pipeline.store.canonical import sha256
 from pipeline.store.documents import Job, Made, Receipt, parse_receipt
+from pipeline.store.files import Piece
 from pipeline.store.layout import Shard, shard_file_bytes
 from pipeline.store.places import Place
 from pipeline.store.shards import chain_of, encode_shard, ids_sha256
-from pipeline.store.state import receipt_name, refuse_foreign_receipt, shard_name
+from pipeline.store.state import SEAL, receipt_name, refuse_foreign_receipt, shard_name
 
 Block = Mapping[str, NDArray[np.generic]]
 
@@ -84,31 +86,60 @@ class Committer:
         """
         refuse_other_arrays(self.job.arrays, arrays, shard.rows)
         digest = self._checked_ids(shard, arrays["sample_id"])
-        name = receipt_name(shard.number)
-        with self.place.alone(f"{shard.number:09d}") if self._among else nullcontext():
-            first = self.receipt(shard.number) if self._among else None
-            if first:
-                return self._same(first, shard, arrays)
-            proofs, replaced = self._written(shard, arrays)
-            receipt = Receipt.signed(
-                shard=shard.number,
-                view=shard.view,
-                start=shard.start,
-                stop=shard.stop,
-                arrays=proofs,
-                ids_sha256=digest,
-                job=self._fingerprint,
-                made=self.made(seconds),
+        content = {spec.name: encode_shard(arrays[spec.name], spec, self.layout) for spec in self.job.arrays}
+        receipt = Receipt.signed(
+            shard=shard.number,
+            view=shard.view,
+            start=shard.start,
+            stop=shard.stop,
+            arrays={spec.name: self._proof(spec, shard, content[spec.name]) for spec in self.job.arrays},
+            ids_sha256=digest,
+            job=self._fingerprint,
+            made=self.made(seconds),
+        )
+        first = self.put(receipt, content)
+        if other := [name for name, proof in first.arrays.items() if proof.sha256 != receipt.arrays[name].sha256]:
+            raise MismatchError(
+                f"{self.place.where(receipt_name(shard.number))} was written by {first.made.host} meanwhile, for other "
+                f"{', '.join(other)} than were made here. The first are kept, whole. Two devices that do not sum in "
+                "the same order differ in the last bits; use devices of one kind if that matters."
             )
+        return first
+
+    def put(self, receipt: Receipt, content: Mapping[str, Sequence[Piece]]) -> Receipt:
+        """Make a shard's files durable, given for each array its pieces, and then its receipt.
+
+        Returns:
+            The receipt that is there then: another one, if another process was first.
+
+        Raises:
+            LockedError: another process is at this shard.
+            StorageError: the disk or the server refuses, or two processes mixed their files.
+
+        """
+        name, shard = receipt_name(receipt.shard), self.layout.shard(receipt.shard)
+        with self.place.alone(f"{shard.number:09d}") if self._among else nullcontext():
+            replaced = False
+            if self._among and (first := self.receipt(shard.number)):
+                return first
+            for spec in self.job.arrays:
+                file, pieces = shard_name(spec, self.layout, shard), content[spec.name]
+                if self.place.exclusive:
+                    self.place.write(file, pieces)
+                elif not self.place.create(file, b"".join(pieces)):
+                    if first := self.receipt(shard.number):
+                        return first
+                    self.place.write(file, pieces)  # left by someone who died, for all that can be told
+                    replaced = True
             created = self.place.create(name, receipt.to_bytes())
             if replaced:
                 self._refuse_mixed(shard)
-            if created:
-                return receipt
-        first = self.receipt(shard.number) if self._among else None
-        if not first:
+        if created:
+            return receipt
+        found = self.receipt(shard.number) if self._among else None
+        if not found:
             raise committed(self.place.where(name))
-        return self._same(first, shard, arrays)
+        return found
 
     def made(self, seconds: float) -> Made:
         """How what is written now came about."""
@@ -120,16 +151,12 @@ class Committer:
             versions=self._versions,
         )
 
-    def _written(self, shard: Shard, arrays: Block) -> tuple[dict[str, JsonValue], bool]:
-        """Write a shard's files; the proof of each, and whether another process may have relied on one of before."""
-        proofs: dict[str, JsonValue] = {}
-        replaced = False
-        for spec in self.job.arrays:
-            pieces = encode_shard(arrays[spec.name], spec, self.layout)
-            replaced |= self.place.write(shard_name(spec, self.layout, shard), pieces)
-            size = shard_file_bytes(spec, self.layout, shard)
-            proofs[spec.name] = {"bytes": size, "chain": chain_of(pieces), "sha256": _sha256(pieces)}
-        return proofs, replaced
+    def _proof(self, spec: ArraySpec, shard: Shard, pieces: Sequence[memoryview | bytes]) -> dict[str, JsonValue]:
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+        size = shard_file_bytes(spec, self.layout, shard)
+        return {"bytes": size, "chain": chain_of(pieces), "sha256": digest.hexdigest()}
 
     def _refuse_mixed(self, shard: Shard) -> None:
         """Take a shard's receipt back if its files are not those that it is for; StorageError then.
@@ -143,26 +170,16 @@ class Committer:
             for spec in self.job.arrays
         ):
             return
+        if self.place.read(SEAL) is not None:
+            raise StorageError(
+                f"{self.place.where(name)}: another process wrote this shard at the same time, with other labels, and "
+                "has sealed the cache. Run `softlabels verify` to see what is mixed, and do what it says."
+            )
         self.place.remove(name)
         raise StorageError(
             f"{self.place.where(name)}: two processes wrote this shard at the same time, with other labels, and its "
             "receipt was taken back. Run the same command again: it makes this shard anew."
         )
-
-    def _same(self, first: Receipt, shard: Shard, arrays: Block) -> Receipt:
-        """The receipt that was first; MismatchError if it is for other labels than these."""
-        other = [
-            spec.name
-            for spec in self.job.arrays
-            if first.arrays[spec.name].sha256 != _sha256(encode_shard(arrays[spec.name], spec, self.layout))
-        ]
-        if other:
-            raise MismatchError(
-                f"{self.place.where(receipt_name(shard.number))} was written by {first.made.host} meanwhile, for other "
-                f"{', '.join(other)} than were made here. The first are kept, whole. Two devices that do not sum in "
-                "the same order differ in the last bits; use devices of one kind if that matters."
-            )
-        return first
 
     def _checked_ids(self, shard: Shard, ids: NDArray[np.generic]) -> str:
         """The digest of a shard's ids; MismatchError if they name no samples, or others than the other views do."""
@@ -186,13 +203,6 @@ class Committer:
             return None
         done = map(self.receipt, range(place, self.layout.shards, self.layout.shards_per_view))
         return next((receipt.ids_sha256 for receipt in done if receipt), None)
-
-
-def _sha256(pieces: list[memoryview | bytes]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def committed(path: object) -> StorageError:

@@ -11,11 +11,12 @@ from functools import partial
 from pipeline.ahead import ahead
 from pipeline.errors import CorruptError, MismatchError
 from pipeline.store.addresses import Where, place_of
-from pipeline.store.documents import Job, Receipt
+from pipeline.store.committer import Committer
+from pipeline.store.documents import Job, Receipt, Seal
 from pipeline.store.layout import shard_file_bytes
 from pipeline.store.places import Place
 from pipeline.store.shards import REPAIR
-from pipeline.store.state import RECEIPTS, SEAL, State, read_state, receipt_name, shard_name
+from pipeline.store.state import RECEIPTS, SEAL, State, read_seal, read_state, receipt_name, shard_name
 from pipeline.store.verify import refuse_damaged
 from pipeline.store.writer import begin, missing_shards
 
@@ -67,13 +68,15 @@ def copy(
         _refuse_other_labels(here, done, state)
         left = [receipt for number, receipt in state.receipts.items() if number not in done.receipts]
         total = sum(map(_bytes, left))
-        for receipt in ahead(left, partial(_unless, stopped, partial(_copy_shard, there, here, state.job)), WORKERS):
+        committer = Committer(here, state.job, {}, 1, among=not here.exclusive)
+        for receipt in ahead(left, partial(_unless, stopped, partial(_copy_shard, there, committer)), WORKERS):
             if receipt is None:
                 return None
             progress(_bytes(receipt), total)
         if state.seal:
             here.settle(RECEIPTS)
-            here.create(SEAL, state.seal.to_bytes())
+            if not here.create(SEAL, state.seal.to_bytes()):
+                _refuse_other_seal(here, state.job, state.seal)
             whole = True
     finally:
         lock.release(remove=whole)
@@ -87,26 +90,44 @@ def _unless(stopped: Callable[[], bool], copy_shard: Callable[[Receipt], object]
     return receipt
 
 
-def _copy_shard(there: Place, here: Place, job: Job, receipt: Receipt) -> None:
-    shard = job.layout.shard(receipt.shard)
-    for spec in job.arrays:
-        name = shard_name(spec, job.layout, shard)
-        data = there.read(name, shard_file_bytes(spec, job.layout, shard))
+def _copy_shard(there: Place, committer: Committer, receipt: Receipt) -> None:
+    shard, content = committer.layout.shard(receipt.shard), {}
+    for spec in committer.job.arrays:
+        name = shard_name(spec, committer.layout, shard)
+        data = there.read(name, shard_file_bytes(spec, committer.layout, shard))
         if data is None:
             raise CorruptError(f"{there.where(name)} is gone; its receipt says that it was written. {REPAIR}")
-        refuse_damaged(data, there.where(name), spec, job.layout, receipt)
-        here.write(name, [data])
-    here.create(receipt_name(receipt.shard), receipt.to_bytes())
+        refuse_damaged(data, there.where(name), spec, committer.layout, receipt)
+        content[spec.name] = [data]
+    _refuse_other_receipt(committer.place, committer.put(receipt, content), receipt)
 
 
 def _refuse_other_labels(here: Place, done: State, state: State) -> None:
     """Refuse to mix the shards of two runs of one job: their labels may differ in the last bits."""
-    for number, receipt in done.receipts.items():
-        if number not in state.receipts or receipt.fixed_part() != state.receipts[number].fixed_part():
-            raise MismatchError(
-                f"{here.where(receipt_name(number))} is not of the cache that is copied, though of the same job: it "
-                "comes from another run. Name another place for the copy, or delete what is there."
-            )
+    for number in done.receipts.keys() & state.receipts.keys():
+        _refuse_other_receipt(here, done.receipts[number], state.receipts[number])
+    if more := done.receipts.keys() - state.receipts.keys():
+        raise MismatchError(
+            f"{here} has {len(more)} shards more than the cache that is copied: it is further than that. Copy it the "
+            "other way, or name another place for the copy."
+        )
+
+
+def _refuse_other_receipt(here: Place, found: Receipt, receipt: Receipt) -> None:
+    if found.fixed_part() != receipt.fixed_part():
+        raise MismatchError(
+            f"{here.where(receipt_name(receipt.shard))} is not of the cache that is copied, though of the same job: it "
+            "comes from another run. Name another place for the copy."
+        )
+
+
+def _refuse_other_seal(here: Place, job: Job, seal: Seal) -> None:
+    found = read_seal(here, job)
+    if found is None or found.cache_id != seal.cache_id:
+        raise MismatchError(
+            f"{here.where(SEAL)} seals another cache than the one that is copied, though of the same job. Name another "
+            "place for the copy, and run `softlabels verify` on this one."
+        )
 
 
 def _bytes(receipt: Receipt) -> int:

@@ -70,11 +70,10 @@ class Directory(Place):
         self.refuse_links(str(Path(name).parent))
         return files.read(self.root / name, most)
 
-    def write(self, name: str, pieces: Iterable[Piece]) -> bool:
-        """Write a file that is either whole or not there; one that is there was given up by whoever left it."""
+    def write(self, name: str, pieces: Iterable[Piece]) -> None:
+        """Write a file that is either whole or not there; replace one that is there."""
         self._make_way(name)
         files.write_durably(self.root / name, pieces)
-        return False
 
     def create(self, name: str, data: Piece) -> bool:
         """Write a file if there is none; return False, with nothing changed, if there is one."""

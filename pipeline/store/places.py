@@ -65,13 +65,8 @@ class Place(ABC):
             yield name, self.read(name)
 
     @abstractmethod
-    def write(self, name: str, pieces: Iterable[Piece]) -> bool:
-        """Write a file that is either whole or not there, whatever happens; replace one that is there.
-
-        Returns:
-            Whether one with other content was replaced that another process may rely on.
-
-        """
+    def write(self, name: str, pieces: Iterable[Piece]) -> None:
+        """Write a file that is either whole or not there, whatever happens; replace one that is there."""
 
     @abstractmethod
     def create(self, name: str, data: Piece) -> bool:

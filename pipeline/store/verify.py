@@ -221,7 +221,10 @@ def _strays(place: Place, job: Job, documents: Iterable[str]) -> Iterator[Proble
 
 def _is_passing(name: str) -> bool:
     """Whether a file is work going on, or was when its process was killed."""
-    return files.is_leftover(PurePosixPath(name).name) or re.fullmatch(rf"{LOCK}\.[0-9]{{9}}", name) is not None
+    return (
+        files.is_leftover(PurePosixPath(name).name)
+        or re.fullmatch(rf"{LOCK}\.([0-9]{{9}}|probe-[0-9a-f]{{32}})", name) is not None
+    )
 
 
 def _is_shard(name: str, job: Job) -> bool:

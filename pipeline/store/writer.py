@@ -23,6 +23,7 @@ from pipeline.store.state import (
     SEAL,
     State,
     read_receipts,
+    read_seal,
     read_state,
     receipt_name,
     refuse_lost_files,
@@ -147,7 +148,10 @@ class CacheWriter:
         made = self._committer.made(sum(receipt.made.seconds for receipt in receipts))
         seal = Seal.of(self.job, metadata_documents(self.job), receipts, made, about)
         if not self.place.create(SEAL, seal.to_bytes()):
-            raise committed(self.place.where(SEAL))
+            first = read_seal(self.place, self.job)
+            if first is None or first.cache_id != seal.cache_id:
+                raise committed(self.place.where(SEAL))
+            seal = first  # another writer of the same labels was done before
         self._seal = seal
         return seal
 

@@ -15,6 +15,7 @@ from pipeline.store import lease
 from pipeline.store.addresses import place_of
 from pipeline.store.buckets import Bucket
 from pipeline.store.committer import Committer
+from pipeline.store.copies import copy
 from pipeline.store.documents import Job
 from pipeline.store.mapped import LabelCache
 from pipeline.store.mirror import MirrorSettings
@@ -48,7 +49,7 @@ def test_what_is_written_is_read_and_nothing_else_is_there(place: Place) -> None
     """Law: names, sizes and contents are those that were written, over and over, and none of others."""
     place.prepare()
     for content_of in (b"one", b"another"):
-        assert not place.write("a/b", [content_of[:1], content_of[1:]]) or content_of == b"another"
+        place.write("a/b", [content_of[:1], content_of[1:]])
         assert place.read("a/b") == content_of
     place.write("a/c/d", [b"x" * 1000])
     assert (place.read("a/none"), place.read("none/none")) == (None, None)
@@ -169,17 +170,100 @@ def test_what_a_killed_writer_left_without_a_receipt_is_replaced(bucket: Place, 
     assert verify(bucket).problems == ()
 
 
+def test_a_writer_that_slept_changes_nothing_of_what_is_done_or_sealed(
+    bucket: Place, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: who has looked, slept, and comes with other labels once all is sealed is told, and all stays whole."""
+    CacheWriter.open(bucket, job, VERSIONS)
+    committer = Committer(bucket, job, VERSIONS, 1, among=True)
+    awake, slept = committer.receipt, []
+
+    def asleep(number: int) -> object:
+        if not slept:
+            slept.append(number)
+            assert awake(number) is None
+            fill(bucket, job)
+            return None
+        return awake(number)
+
+    monkeypatch.setattr(committer, "receipt", asleep)
+    with pytest.raises(MismatchError, match="The first are kept, whole"):
+        committer.commit(job.layout.shard(0), block(job, job.layout.shard(0), seed=1) | ids(job), 0.5)
+    assert verify(bucket).problems == ()
+
+
+def test_two_writers_of_the_same_labels_both_end_well(bucket: Place, job: Job) -> None:
+    """Law: the second finds the first one's seal, which is its own but for how it came about."""
+    writers = [CacheWriter.open(bucket, job, VERSIONS) for _ in range(2)]
+    for writer in writers:
+        for shard in job.layout.all_shards():
+            writer.commit(shard, block(job, shard), 0.5)
+    assert writers[0].seal({}).cache_id == writers[1].seal({}).cache_id
+
+
+def test_two_copies_of_two_runs_never_mix(bucket: Place, job: Job, tmp_path: Path) -> None:
+    """Law: who comes to a shard second is refused; what is there is one run's, to the byte."""
+    fill(tmp_path / "a", job)
+    fill(tmp_path / "b", job, seed=1)
+    pushed = []
+
+    def other_first() -> bool:
+        if not pushed:
+            pushed.append(copy(tmp_path / "b", bucket))
+        return False
+
+    with pytest.raises(MismatchError, match="is not of the cache that is copied"):
+        copy(tmp_path / "a", bucket, stopped=other_first)
+    assert verify(bucket).problems == ()
+    assert read_state(bucket).seal.cache_id == read_state(tmp_path / "b").seal.cache_id
+
+
+def test_a_copy_over_one_that_is_further_is_refused_without_harm(tmp_path: Path, job: Job) -> None:
+    """Law: it is never advised to delete what is more."""
+    fill(tmp_path / "a", job, commits=2)
+    fill(tmp_path / "b", job)
+    with pytest.raises(MismatchError, match="has 4 shards more than the cache that is copied: it is further"):
+        copy(tmp_path / "a", tmp_path / "b")
+    assert verify(tmp_path / "b").problems == ()
+
+
+def test_a_probe_that_a_killed_writer_left_is_no_problem_and_goes(bucket: Place, job: Job) -> None:
+    """Law: `verify` passes over it, and the next writer clears it up."""
+    fill(bucket, job, commits=2)
+    left = f"lock.probe-{uuid4().hex}"
+    bucket.write(left, [b"1"])
+    assert verify(bucket).problems == ()
+    fill(bucket, job)
+    assert bucket.read(left) is None
+
+
+class Deaf(Bucket):
+    """A bucket whose first answer is lost, and asked for again."""
+
+    deaf = True
+
+    def _created(self, name: str, data: bytes) -> bool:
+        created = super()._created(name, data)
+        heard, self.deaf = not self.deaf, False
+        return created and heard
+
+
+def test_a_lost_answer_does_not_make_a_store_one_without_conditions(bucket: Place) -> None:
+    """Law: what is there and is ours was created."""
+    deaf = Deaf(str(bucket))
+    deaf.prepare()
+    assert deaf.shared
+
+
 class Meddler(Bucket):
     """A bucket in which, once an object of a shard was replaced, another writer replaces it too."""
 
     theirs = b"theirs"
 
-    def write(self, name: str, pieces: object) -> bool:
-        """As the bucket does."""
-        replaced = super().write(name, pieces)
-        if replaced:
-            super().write(name, [self.theirs])
-        return replaced
+    def write(self, name: str, pieces: object) -> None:
+        """As the bucket does, and then as the other one does."""
+        super().write(name, pieces)
+        super().write(name, [self.theirs])
 
 
 def test_a_receipt_that_came_to_lie_is_taken_back(bucket: Place, job: Job) -> None:
