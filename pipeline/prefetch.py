@@ -57,12 +57,15 @@ class _Scout:
         known: set[int] = set()
         for rows in batches:
             new = self._cache.shards_of(0, rows) - known
-            if not self._may_go(len(new)):
-                return
-            try:
-                self._cache.fetch(new)
-            except SoftLabelsError:
-                return
+            if len(new) > self._room or not self._may_go(len(new)):
+                return  # what has no room at once would have left before it is read
+            for shard in sorted(new):
+                try:
+                    self._cache.fetch([shard])
+                except SoftLabelsError:
+                    return
+                if self._stopped:
+                    return
             known |= new
 
     def walked(self) -> None:

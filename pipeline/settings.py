@@ -8,6 +8,11 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 from pydantic_core import PydanticCustomError
 
+ELSEWHERE = (
+    "put keys where the store's own library finds them (for S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or "
+    "~/.aws), and leave them out here"
+)
+
 
 class Settings(BaseModel):
     """A table of an experiment file."""
@@ -34,12 +39,19 @@ def _located(value: object) -> object:
     if not isinstance(value, str) or "://" not in value:
         return _expanded(value)
     address = _filled_in(value)
-    if "@" in address.partition("://")[2].partition("/")[0]:
-        raise ValueError(
-            "an address with a key in it would be kept in every run folder; put keys where the store's own library "
-            "finds them (for S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws), and leave them out here"
-        )
+    if has_key(address):
+        raise ValueError(f"an address with a key in it would be kept in every run folder; {ELSEWHERE}")
     return address
+
+
+def has_key(address: str) -> bool:
+    """Whether an address holds a password, as in s3://key:secret@bucket/prefix.
+
+    >>> has_key("s3://key:secret@bucket/x"), has_key("abfs://container@account.dfs.core.windows.net/x")
+    (True, False)
+    """
+    user, at, _ = address.partition("://")[2].partition("/")[0].rpartition("@")
+    return bool(at) and ":" in user
 
 
 def _filled_in(value: str) -> str:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TypeAlias
 
+from pipeline.errors import ConfigError
+from pipeline.settings import ELSEWHERE, has_key
 from pipeline.store.directories import Directory
 from pipeline.store.places import Place
 
@@ -21,6 +23,8 @@ def place_of(where: Where) -> Place:
         return where
     if isinstance(where, str) and "://" in where:
         protocol, _, path = where.partition("://")
+        if has_key(where):
+            raise ConfigError(f"An address of {protocol} with a key in it would be shown in messages; {ELSEWHERE}.")
         if protocol not in ("file", "local"):
             from pipeline.store.buckets import Bucket  # noqa: PLC0415 - loads fsspec: only who uses it pays for it
 

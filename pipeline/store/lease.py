@@ -7,12 +7,13 @@ apart for certain. Both then write whole objects of the same job, and `verify` t
 import json
 import platform
 import time
+from contextlib import suppress
 from os import getpid
 from threading import Event, Thread
 from typing import Self
 from uuid import uuid4
 
-from pipeline.errors import LockedError
+from pipeline.errors import LockedError, StorageError
 from pipeline.store.places import LOCK, Place
 
 LASTS_SECONDS, RENEWED_SECONDS, SETTLES_SECONDS = 120.0, 20.0, 1.0
@@ -31,7 +32,7 @@ class Lease:
     """
 
     def __init__(self, place: Place) -> None:
-        self._place, self._token = place, uuid4().hex
+        self._place, self._token, self._lost = place, uuid4().hex, False
         refuse_leased(place)
         self._renew()
         time.sleep(SETTLES_SECONDS)
@@ -41,12 +42,21 @@ class Lease:
         self._thread.start()
 
     def release(self, *, remove: bool) -> None:  # noqa: ARG002 - what has no lock of a kernel is removed always
-        """Give the lease back."""
+        """Give the lease back, if it is still this one."""
         if self._over.is_set():
             return
         self._over.set()
         self._thread.join()
-        self._place.remove(LOCK)
+        if self._is_ours():
+            self._place.remove(LOCK)
+
+    def refuse_lost(self) -> None:
+        """Raise LockedError if it was not renewed in time, or another writer has taken it."""
+        if self._lost:
+            raise LockedError(
+                f"{self._place} may be written by another process now: this one could not say that it lives for too "
+                "long. What is done is kept. Run the same command again once the other one has ended."
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -55,8 +65,18 @@ class Lease:
         self.release(remove=True)
 
     def _keep(self) -> None:
-        while not self._over.wait(RENEWED_SECONDS):
-            self._renew()
+        said = time.monotonic()
+        while not self._over.wait(RENEWED_SECONDS) and not self._lost:
+            with suppress(StorageError):  # a server that is down for a moment: until others may think we are gone
+                if self._is_ours():
+                    self._renew()
+                    said = time.monotonic()
+                else:
+                    self._lost = True
+            self._lost |= time.monotonic() - said > LASTS_SECONDS - RENEWED_SECONDS
+
+    def _is_ours(self) -> bool:
+        return self._token.encode() in (self._place.read(LOCK) or b"")
 
     def _renew(self) -> None:
         said = {"token": self._token, "who": f"process {getpid()} on {platform.node()}", "when": time.time()}

@@ -22,11 +22,17 @@ class Lock(Protocol):
     def release(self, *, remove: bool) -> None:
         """Give it back; `remove` what it was made of only once no one has a use for it."""
 
+    def refuse_lost(self) -> None:
+        """Raise LockedError if it is held no more."""
+
 
 class NoLock:
     """Held by anyone: where writers cannot do each other harm."""
 
     def release(self, *, remove: bool) -> None:
+        """Nothing."""
+
+    def refuse_lost(self) -> None:
         """Nothing."""
 
     def __enter__(self) -> Self:
@@ -89,6 +95,9 @@ class WriterLock:
                     self._path.unlink(missing_ok=True)
         finally:
             os.close(self._descriptor)
+
+    def refuse_lost(self) -> None:
+        """Nothing: the kernel keeps it."""
 
     def __enter__(self) -> Self:
         return self

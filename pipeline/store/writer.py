@@ -108,6 +108,8 @@ class CacheWriter:
 
         """
         self._refuse_committed(shard)
+        if self._lock:
+            self._lock.refuse_lost()
         receipt = self._committer.commit(shard, arrays, seconds)
         self._receipts[shard.number] = receipt
         return receipt
@@ -141,6 +143,8 @@ class CacheWriter:
                 f"{self.place} cannot be sealed: {missing} of its {self.layout.shards} shards have no receipt. Run the "
                 "same `softlabels generate` again to make them."
             )
+        if self._lock:
+            self._lock.refuse_lost()
         refuse_lost_files(self.place, self.job)
         # A run killed between naming a receipt and syncing its directory leaves a name that may not last.
         self.place.settle(RECEIPTS)

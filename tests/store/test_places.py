@@ -1,6 +1,7 @@
 """What a place promises, held against every kind of it: a directory, memory, and S3 by two servers."""
 
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -341,3 +342,39 @@ def test_an_address_of_files_is_a_directory(tmp_path: Path, job: Job) -> None:
     """Law: file:// is the path that follows it."""
     fill(f"file://{tmp_path}/cache", job)
     assert verify(tmp_path / "cache").problems == ()
+
+
+@pytest.mark.parametrize("event", ["stolen", "server down"])
+def test_a_lease_that_is_lost_ends_its_writer(
+    event: str, reach: Reach, moto: str, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: who was replaced, or could not say for too long that it lives, writes no more and takes no one's lease."""
+    monkeypatch.setattr(lease, "SETTLES_SECONDS", 0.0)
+    monkeypatch.setattr(lease, "RENEWED_SECONDS", 0.01)
+    with proxy(moto, conditions=False) as (server, _):
+        place = place_of(reach(server))
+        with CacheWriter.open(place, job, VERSIONS) as writer:
+            if event == "stolen":
+                place.write(LOCK, [b'{"token": "another", "who": "x", "when": 0}'])
+            else:
+                monkeypatch.setattr(lease, "LASTS_SECONDS", -1.0)
+            end = time.monotonic() + 20
+            while not vars(held_by(writer))["_lost"] and time.monotonic() < end:
+                time.sleep(0.01)
+            with pytest.raises(LockedError, match=r"may be written by another process now.*What is done is kept"):
+                writer.commit(job.layout.shard(0), block(job, job.layout.shard(0)), 0.5)
+        assert (LOCK in place.entries()) == (event == "stolen")
+
+
+def held_by(writer: CacheWriter) -> lease.Lease:
+    """A writer's lease."""
+    found = vars(writer)["_lock"]
+    assert isinstance(found, lease.Lease)
+    return found
+
+
+def test_a_key_in_an_address_is_refused_and_not_shown() -> None:
+    """Law: wherever an address may come from; Azure's own form, which has none, is one."""
+    with pytest.raises(ConfigError, match="with a key in it") as refusal:
+        place_of("s3://key:secret@bucket/x")
+    assert "secret" not in str(refusal.value)
