@@ -1,7 +1,8 @@
 """How stage one scales over the workers of a Dask cluster.
 
 Real: `generate` with a ResNet-18 on images of 64x64, by one process, by one worker and by two of this machine's, each
-with one torch thread; counted is the time from the first shard to the last. Simulated: the driver's own loop, a real
+with one torch thread; counted is the time from the first shard to the last. Beside them two processes that know nothing
+of each other and make a cache each: what this machine's cores can do. Simulated: the driver's own loop, a real
 scheduler and real Dask workers, but each worker's teacher sleeps for a second a shard, nothing is read or written, and
 a process has up to 16 workers, so that 64 fit a small machine. They hardly use the processor; scheduler and driver use
 what they would. «Linear» is what as many sleepers would do who need not be told anything.
@@ -42,7 +43,7 @@ from pipeline.labels import LabelSpec
 from pipeline.store.layout import Layout, Shard
 from pipeline.weights import save_state
 
-SHARDS, SHARD_ROWS, QUICK_SHARDS, QUICK_SHARD_ROWS = 64, 48, 6, 8
+SHARDS, SHARD_ROWS, QUICK_SHARDS, QUICK_SHARD_ROWS = 160, 48, 6, 8
 WORKERS, QUICK_WORKERS = (1, 2, 4, 8, 16, 32, 64), (1, 4)
 IN_PROCESS = 16
 MILLISECONDS, EACH = 1000, 10
@@ -67,7 +68,7 @@ batch_size = 16
 device = "cpu"
 
 [cache]
-path = "{folder}/cache"
+path = "{folder}/cache-0"
 shard_rows = {shard_rows}
 chunk_rows = {shard_rows}
 """
@@ -82,33 +83,44 @@ def prepare(folder: Path, shards: int, shard_rows: int) -> None:
     (folder / "config.toml").write_text(CONFIG.format(folder=folder, shard_rows=shard_rows))
 
 
-def generated(folder: Path, *flags: str) -> float:
-    """Seconds from the first shard to the last."""
-    shutil.rmtree(folder / "cache", ignore_errors=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "stages", "generate", str(folder / "config.toml"), "--json", *flags],
-        check=True,
+def begun(folder: Path, cache: str, *flags: str) -> "subprocess.Popen[bytes]":
+    """The command, at work."""
+    shutil.rmtree(folder / cache, ignore_errors=True)
+    setting = f'cache.path="{folder / cache}"'
+    return subprocess.Popen(
+        [sys.executable, "-m", "stages", "generate", str(folder / "config.toml"), "--json", "--set", setting, *flags],
         stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    return float(json.loads(done.stdout)["seconds"])
+
+
+def seconds(process: "subprocess.Popen[bytes]") -> float:
+    """From the first shard to the last."""
+    out, _ = process.communicate()
+    return float(json.loads(out)["seconds"])
+
+
+def generated(folder: Path, processes: int, workers: int) -> float:
+    """Seconds of the slowest of so many commands at once."""
+    flags = ("--workers", str(workers)) if workers else ()
+    return max(map(seconds, [begun(folder, f"cache-{number}", *flags) for number in range(processes)]))
 
 
 def real(rounds: int, *, quick: bool) -> Iterator[Row]:
-    """One process, one worker and two, in turn."""
+    """One process, two with a cache each, one worker and two, in turn."""
     shards, rows = (QUICK_SHARDS, QUICK_SHARD_ROWS) if quick else (SHARDS, SHARD_ROWS)
+    teams = {"1 process": (1, 0), "2 processes, a cache each": (2, 0), "1 worker": (1, 1), "2 workers": (1, 2)}
+    speeds: dict[str, list[float]] = {name: [] for name in teams}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         prepare(folder, shards, rows)
-        speeds: dict[int, list[float]] = {0: [], 1: [], 2: []}
         for turn in range(rounds):
-            for workers in sorted(speeds, reverse=bool(turn % 2)):
-                flags = ("--workers", str(workers)) if workers else ()
-                speeds[workers].append(shards / generated(folder, *flags))
-    alone = speeds[0]
-    for workers in (1, 2):
-        name = f"{workers} worker{'s' * (workers > 1)}, ResNet-18 on 64x64, {rows} rows a shard, against linear"
-        yield compared(name, speeds[workers], [speed * workers for speed in alone], "shards/s")
+            for name, (processes, workers) in list(teams.items())[:: -1 if turn % 2 else 1]:
+                speeds[name].append(shards * processes / generated(folder, processes, workers))
+    alone = speeds.pop("1 process")
+    for name, found in speeds.items():
+        linear = [speed * max(teams[name]) for speed in alone]
+        yield compared(f"{name}, ResNet-18 on 64x64, {rows} rows a shard, against linear", found, linear, "shards/s")
 
 
 @contextmanager

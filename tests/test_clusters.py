@@ -16,6 +16,7 @@ from stages.__main__ import cli
 
 DOC = (Path(__file__).parents[1] / "docs" / "clusters.md").read_text()
 DAEMON = "DASK_DISTRIBUTED__WORKER__DAEMON"
+MEMORY = {"MALLOC_TRIM_THRESHOLD_": "67108864", "MALLOC_MMAP_THRESHOLD_": "33554432"}
 
 
 def blocks(language: str) -> list[str]:
@@ -73,14 +74,24 @@ def test_there_are_recipes_for_three_kinds_of_cluster() -> None:
     assert DOC.count("*Tested*") == 3
 
 
-def test_a_workers_daemon_setting_is_dasks() -> None:
-    """Law: the variable is the name of a setting that there is, and all three recipes set it."""
+def test_a_workers_environment_is_dasks_and_the_same_in_all_recipes() -> None:
+    """Law: the names are of settings that there are, and all three recipes set them."""
     one, two, three = DAEMON.removeprefix("DASK_").lower().split("__")
     assert distributed.config[one][two][three] is True
-    environment = container(documents()[0]["spec"]["worker"]["spec"])["env"]
-    assert {"name": DAEMON, "value": "False"} in environment
-    assert f"export {DAEMON}=False" in blocks("python")[0]
-    assert f"{DAEMON}=False dask cuda worker" in blocks("sh")[1]
+    assert "MALLOC_TRIM_THRESHOLD_" in distributed.config["distributed"]["nanny"]["pre-spawn-environ"]
+    wanted = {DAEMON: "False", **MEMORY}
+    set_by_kubernetes = container(documents()[0]["spec"]["worker"]["spec"])["env"]
+    assert {each["name"]: each["value"] for each in set_by_kubernetes} == wanted
+    for text in (*blocks("python"), blocks("sh")[1], *blocks("text")):
+        exports = " ".join(re.findall(r'^ *"?export ([^"\n]*)"?,?$', text, re.MULTILINE))
+        assert dict(word.split("=") for word in exports.split()) == wanted
+
+
+def test_what_is_set_where_a_nanny_starts_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: Dask's own value is for where there is none."""
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", MEMORY["MALLOC_TRIM_THRESHOLD_"])
+    found = distributed.nanny._get_env_variables("distributed.nanny.pre-spawn-environ")  # noqa: SLF001 - it has no other name
+    assert found["MALLOC_TRIM_THRESHOLD_"] == MEMORY["MALLOC_TRIM_THRESHOLD_"]
 
 
 def test_the_driver_of_kubernetes_finds_its_scheduler() -> None:

@@ -26,6 +26,7 @@ from pipeline.executors.surroundings import address_of, quiet, refuse_shared
 
 CONNECT_SECONDS = 10
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+TRIM = "MALLOC_TRIM_THRESHOLD_"
 
 
 class _Posting(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
@@ -137,13 +138,18 @@ def _client(address: str) -> Iterator[Client]:
 def _settings(threads: int) -> Iterator[None]:
     """Dask's own settings for workers of ours, while they live.
 
-    A worker may have children, as the DataLoader of a user's dataset has: a daemon may not. And its arithmetic has as
-    many threads as are its share, where Dask would give it one.
+    A worker may have children, as the DataLoader of a user's dataset has: a daemon may not. Its arithmetic has as many
+    threads as are its share, where Dask would give it one. And it keeps memory that it will need for the next batch: by
+    Dask's setting each array that a teacher on a CPU makes would come from the kernel anew, and go back, page by page.
     """
     worker, nanny = distributed.config["distributed"]["worker"], distributed.config["distributed"]["nanny"]
     before, environment = (dict(worker), dict(nanny)), dict(os.environ)
     worker.update(daemon=False, profile={**worker["profile"], "enabled": False})
-    nanny["pre-spawn-environ"] = {**nanny["pre-spawn-environ"], **dict.fromkeys(THREADS, threads)}
+    nanny["pre-spawn-environ"] = {
+        **nanny["pre-spawn-environ"],
+        **dict.fromkeys(THREADS, threads),
+        TRIM: None,  # glibc then sees for itself what size comes and goes
+    }
     try:
         yield
     finally:

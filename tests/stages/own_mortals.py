@@ -68,12 +68,16 @@ class Spoilt:
 
 
 class Loaded(Spoilt):
-    """The same, read by processes of its own, as torch's DataLoader has them; all of it can be."""
+    """The same, read by processes of its own, as torch's DataLoader has them; all of it can be.
+
+    Unless memory goes back to the kernel array by array: Dask's setting for its workers.
+    """
 
     read: np.ndarray | None = None
 
     def __getitem__(self, row: int) -> np.ndarray:
         if self.read is None:
+            assert "MALLOC_TRIM_THRESHOLD_" not in os.environ
             self.read = torch.cat(list(DataLoader(Plain(), batch_size=25, num_workers=2))).numpy()
         return self.read[row]
 

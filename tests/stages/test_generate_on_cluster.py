@@ -250,8 +250,8 @@ def test_a_run_on_workers_that_is_stopped_says_how_to_go_on(number: signal.Signa
     assert 3 <= done < 13
 
 
-def test_a_dataset_may_have_processes_of_its_own_in_a_worker(fitted: Path) -> None:
-    """Law: torch's DataLoader with workers runs inside a worker of ours, which is no daemon."""
+def test_a_worker_is_a_process_as_any_other(fitted: Path) -> None:
+    """Law: torch's DataLoader with workers runs in it, for it is no daemon, and it keeps the memory it works in."""
     own = 'dataset={kind = "own_mortals:Loaded", version = "1"}'
     must("generate", own, "cache.shard_rows=50", flags=("--workers", "1"))
     assert receipts(fitted) == 1
