@@ -80,10 +80,15 @@ format: $(VENV)/ready-dev ## Put the code in the formatter's shape.
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-test: $(VENV)/ready-dev ## Run the tests (a quarter of an hour on two cores).
+# torchvision beside torch without CUDA cannot be imported, and breaks who looks for it: tests find it here alone.
+.torchvision/ready: constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --no-deps --target .torchvision --upgrade torchvision
+	@touch $@
+
+test: $(VENV)/ready-dev .torchvision/ready ## Run the tests (a quarter of an hour on two cores).
 	$(BIN)/python -m pytest
 
-slow: $(VENV)/ready-dev ## Run the long tests too.
+slow: $(VENV)/ready-dev .torchvision/ready ## Run the long tests too.
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
 torture: $(VENV)/ready-dev $(READERS) ## Attack every promise of docs/promises.md at full length (half an hour); print a table.

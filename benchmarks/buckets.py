@@ -53,7 +53,7 @@ def walk(cache: LabelCache, epoch: int) -> float:
     sampler = EpochSampler(rows, BATCH, windows=Windows.cut(WINDOW, cache.layout.shard_rows, rows))
     sampler.set_epoch(epoch)
     begun = perf_counter()
-    with prefetching(cache, sampler.upcoming(epoch)) as walked:
+    with prefetching(cache, ((0, batch) for batch in sampler.upcoming(epoch))) as walked:
         for batch in sampler:
             cache.gather(0, batch)
             walked()

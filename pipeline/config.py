@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import tomli_w
 from pydantic import (
+    AfterValidator,
     ByteSize,
     Field,
     PositiveFloat,
@@ -19,11 +20,11 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pipeline.errors import ConfigError
 from pipeline.kinds import SOURCES, AnySource
-from pipeline.settings import FilePath, Fraction, Location, Options, Settings
+from pipeline.settings import FilePath, Fraction, Location, Options, PerChannel, Settings
 from pipeline.store.mirror import DEFAULT, MirrorSettings
 from pipeline.terms import TERMS, Loss, Ramp, Term, one_term
 
@@ -32,13 +33,36 @@ Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 
 
+def _positive(value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+    if any(each <= 0 for each in (value if isinstance(value, tuple) else (value,))):
+        raise PydanticCustomError("greater_than", "Input should be greater than 0")
+    return value
+
+
 class ViewSettings(Settings):
     """How a sample becomes an input. Inputs are normalised on the device as (x - mean) / std."""
 
-    count: Literal[1] = 1
+    count: Annotated[int, Field(ge=1, le=2**20)] = 1
+    """How many views of each sample the teacher is asked about."""
     seed: Seed = 0
-    mean: float = 0.0
-    std: PositiveFloat = 1.0
+    """Of all that is drawn for them, together with the sample's id and the number of the view."""
+    mean: PerChannel = 0.0
+    """A number for all, or one for each channel."""
+    std: Annotated[PerChannel, AfterValidator(_positive)] = 1.0
+    transform: str | None = None
+    """A transform by name ("crop_flip", "resized_crop"), or package.module:callable. Left out, a view is the sample."""
+    options: Options = Field(default_factory=dict)
+    """What the transform is called with."""
+    mix: Literal["mixup", "cutmix"] | None = None
+    """Mix each view with that of another sample. Mixed views have no true label."""
+    alpha: PositiveFloat = 1.0
+    """The share of a view in a mixture is drawn from Beta(alpha, alpha)."""
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> "ViewSettings":
+        if self.count > 1 and not self.transform and not self.mix:
+            raise ValueError(f"count = {self.count} views of a sample would all be the same: name a transform or a mix")
+        return self
 
 
 class Training(Settings):
@@ -129,6 +153,11 @@ class Student(Training):
     window: PositiveInt | None = None
     """Shuffle within windows of so many shards of the cache, which come in an order of chance; left out, over all rows.
     For a cache in a bucket, of which only a few shards have room here: see docs/buckets.md."""
+    views: PositiveInt | None = None
+    """How many views of each sample it sees, one an epoch. Left out, all that are cached, if it asks the teacher; else
+    a new one in every epoch."""
+    view_order: Literal["cycle", "shuffle"] = "cycle"
+    """In epoch e view e mod views of all samples; or of each sample its own order, drawn by its name."""
     repeats: PositiveInt = 1
     baseline: str | None = None
     """The student to train as well and to stand beside this one in the table."""

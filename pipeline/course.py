@@ -19,7 +19,7 @@ import torch
 from pipeline.ahead import ahead
 from pipeline.datasets import Dataset
 from pipeline.errors import DatasetError, MismatchError, SoftLabelsError
-from pipeline.order import EpochSampler, Windows
+from pipeline.order import ONE_VIEW, EpochSampler, ViewOrder, Windows
 from pipeline.prefetch import prefetching
 from pipeline.ranks import ALONE, Ranks
 from pipeline.reader import UNLABELLED, Batch, Reader, Rows
@@ -40,6 +40,7 @@ class Lesson:
     test: Dataset | None = None
     visible_N: Rows | None = None  # the true labels that it may see, -1 where it may not; None for all there are
     windows: Windows | None = None  # within which its rows are shuffled; None for over all of them
+    views: ViewOrder = ONE_VIEW
 
     def labels(self, dataset: Dataset) -> Rows | None:
         """The true labels it learns from, [N]."""
@@ -75,12 +76,12 @@ Entry = tuple[Run, Lesson]
 
 
 def classes(entries: Sequence[Entry], dataset: Dataset) -> list[list[Entry]]:
-    """Who can be taught together: those with the same usable rows, windows, seed and batch size."""
+    """Who can be taught together: those with the same usable rows, windows, views, seed and batch size."""
     groups: dict[object, list[Entry]] = {}
     for run, lesson in entries:
         usable = lesson.usable(dataset)
         rows = None if usable is None else sha256(usable.tobytes()).digest()
-        key = (run.seed, run.settings.batch_size, rows, lesson.windows and lesson.windows.digest)
+        key = (run.seed, run.settings.batch_size, rows, lesson.windows and lesson.windows.digest, lesson.views)
         groups.setdefault(key, []).append((run, lesson))
     return list(groups.values())
 
@@ -115,6 +116,7 @@ def teach(
         world=ranks.world,
         usable=lesson.usable(reader.dataset),
         windows=lesson.windows,
+        views=lesson.views,
     )
     pupils = [_Pupil.enrolled(run, lesson, reader, sampler.steps, ranks) for run, lesson in entries]
     _refuse_apart(pupils, ranks)

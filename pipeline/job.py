@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pydantic import JsonValue, ValidationError
 
 from pipeline import encodings
-from pipeline.config import Experiment, LabelSettings
+from pipeline.config import Experiment, LabelSettings, Student, ViewSettings
 from pipeline.datasets import Dataset, content_digest, ids_digest
 from pipeline.errors import ConfigError, MismatchError
 from pipeline.kinds import Source
@@ -17,11 +17,13 @@ from pipeline.labels import LabelSpec
 from pipeline.store.documents import ROW_ARRAYS, Job
 from pipeline.store.layout import choose, row_bytes
 from pipeline.store.state import refuse_other_job
+from pipeline.views import viewed
 from pipeline.weights import file_digest
 
 DRAWN = ("sampled", "multinomial", "head+sampled")
 WITH_SUMS = ("topk", "head+sampled")
 ALWAYS = ("encoding", "classes", "dtype", "k", "temperatures")
+ALWAYS_VIEWS = ("seed", "mean", "std")
 _DEFAULTS = {item.name: item.default for item in fields(LabelSpec)}
 
 
@@ -51,7 +53,7 @@ def spec_of(labels: LabelSettings, dataset: Dataset) -> LabelSpec:
 def content_of(source: Source, dataset: Dataset) -> str:
     """What stands for a dataset's content: the version it declares, or else a digest of all inputs and labels."""
     if not source.version:
-        return f"sha256 {content_digest(dataset)}"
+        return f"sha256 {content_digest(viewed(dataset).dataset)}"
     left_out = f" without {sorted(source.without)}" if source.without else ""
     return f"version {source.version}{left_out}"
 
@@ -72,7 +74,7 @@ def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:
         return Job(
             format="softlabels/2",
             dataset=_dataset_section(content_of(experiment.dataset, dataset), dataset),
-            views=_views_section(experiment),
+            views=_views_section(experiment.views),
             teacher={**_teacher_section(experiment), "checkpoint_sha256": file_digest(experiment.teacher.checkpoint)},
             labels=_labels_section(spec),
             rows=len(dataset),
@@ -95,7 +97,7 @@ def check_made_for(job: Job, experiment: Experiment, dataset: Dataset) -> None:
     """
     asked = {
         "dataset": _dataset_section(content_of(experiment.dataset, dataset), dataset),
-        "views": _views_section(experiment),
+        "views": _views_section(experiment.views),
         "teacher": {**job.teacher, **_teacher_section(experiment)},
         "labels": _labels_section(spec_of(experiment.labels, dataset)),
     }
@@ -129,13 +131,16 @@ def _dataset_section(content: str, dataset: Dataset) -> dict[str, JsonValue]:
         "content": content,
         "ids_sha256": ids_digest(dataset.ids),
         "class_names": list(dataset.class_names) if dataset.class_names else None,
-        "input_shape": list(dataset.input_shape),
-        "input_dtype": str(dataset.input_dtype),
+        "input_shape": list(viewed(dataset).dataset.input_shape),
+        "input_dtype": str(viewed(dataset).dataset.input_dtype),
     }
 
 
-def _views_section(experiment: Experiment) -> dict[str, JsonValue]:
-    return experiment.views.model_dump(mode="json", exclude={"count"})
+def _views_section(views: ViewSettings) -> dict[str, JsonValue]:
+    """All that decides what is seen, but how many views. What is left out has its default, as in `_labels_section`."""
+    section: dict[str, JsonValue] = views.model_dump(mode="json", exclude={"count"})
+    defaults = ViewSettings().model_dump(mode="json")
+    return {name: value for name, value in section.items() if name in ALWAYS_VIEWS or value != defaults[name]}
 
 
 def _teacher_section(experiment: Experiment) -> dict[str, JsonValue]:
@@ -146,3 +151,11 @@ def _labels_section(spec: LabelSpec) -> dict[str, JsonValue]:
     """What is left out has its default: so a new setting changes no job that does without it."""
     section = {**asdict(spec), "temperatures": list(spec.temperatures)}
     return {name: value for name, value in section.items() if name in ALWAYS or value != _DEFAULTS[name]}
+
+
+def seen(views: ViewSettings, student: Student | None = None) -> dict[str, JsonValue]:
+    """What decides which inputs a network is trained on, in the identity of its run."""
+    section = _views_section(views)
+    if not (views.transform or views.mix):
+        return {name: section[name] for name in ("mean", "std")}
+    return section | (student.model_dump(mode="json", include={"views", "view_order"}) if student else {})

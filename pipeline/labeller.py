@@ -8,7 +8,7 @@ memory, and whether its rows can be stored comes with it as one boolean. Elsewhe
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from pipeline import encodings
 from pipeline.datasets import Dataset
 from pipeline.errors import TeacherError
 from pipeline.labels import LabelSpec
+from pipeline.seeds import seed_of
 from pipeline.teachers import Teacher
-from pipeline.views import fingerprints
+from pipeline.views import Viewed, fingerprints, viewed
 
 Block = dict[str, NDArray[np.generic]]
 
@@ -80,6 +81,7 @@ class Loaded:
     labels: NDArray[np.int64]
     fingerprints: NDArray[np.uint32]
     sent: Sent
+    view: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,15 +129,17 @@ def explained(ids: NDArray[np.int64]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Labeller:
-    """Labels batches of one dataset with one teacher in one encoding."""
+    """Labels batches of one dataset, or of its views, with one teacher in one encoding."""
 
     dataset: Dataset
     teacher: Teacher
     spec: LabelSpec
     lane: Lane = field(init=False)
+    views: Viewed = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lane", Lane(self.teacher.device))
+        object.__setattr__(self, "views", viewed(self.dataset))
 
     @property
     def late(self) -> bool:
@@ -147,20 +151,20 @@ class Labeller:
         """Rows asked of the teacher at once."""
         return self.teacher.settings.batch_size
 
-    def load(self, start: int, stop: int) -> Loaded:
-        """Rows `start` to `stop` of the dataset, read, fingerprinted and sent to the device.
+    def load(self, start: int, stop: int, view: int = 0) -> Loaded:
+        """A view of rows `start` to `stop` of the dataset, made, fingerprinted and sent to the device.
 
         Raises:
             DatasetError: a label that is not a class.
 
         """
         rows = np.arange(start, stop)
-        ids, inputs, labels = self.dataset.ids[rows], self.dataset.inputs(rows), self.dataset.labels
+        ids, inputs, labels = self.views.ids[rows], self.views.inputs(rows, view), self.views.labels
         known = np.full(rows.size, -1) if labels is None else np.asarray(labels[rows])
         encodings.refuse_strange_labels(self.spec, known, ids)
         with explained(ids):
             sent = self.lane.send(inputs, known)
-        return Loaded(ids, known, fingerprints(inputs), sent)
+        return Loaded(ids, known, fingerprints(inputs), sent, view)
 
     @torch.inference_mode()
     def launch(self, batch: Loaded) -> Pending:
@@ -173,10 +177,15 @@ class Labeller:
         inputs_NX, labels_N = batch.sent.received()
         logits_NC = self.teacher.answer(inputs_NX)
         with explained(batch.ids):
-            record = encodings.launch(self.spec, logits_NC, labels_N, batch.ids)
+            record = encodings.launch(drawn_anew(self.spec, batch.view), logits_NC, labels_N, batch.ids)
             home, back = self.lane.fetch({**record, "storable": encodings.storable(record)})
         return Pending(self.spec, batch, logits_NC, home, back)
 
     def label(self, batch: Loaded) -> Block:
         """What the cache stores of a batch, waited for; refuses what `launch` and `Pending.result` refuse."""
         return self.launch(batch).result()
+
+
+def drawn_anew(spec: LabelSpec, view: int) -> LabelSpec:
+    """The same labels, but that what is drawn of a sample in this view has its own seed."""
+    return replace(spec, seed=seed_of("draws of a view", spec.seed, view)) if view else spec

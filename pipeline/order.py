@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from pipeline.errors import ConfigError
-from pipeline.seeds import seed_of
+from pipeline.seeds import generator, seed_of
 from pipeline.shuffles import Rows, Shuffle, WindowShuffle
 
 LEAST = 4  # rows that can be cut into two batches
@@ -111,6 +111,37 @@ class Order:
         return rows if self._drawn is None else self._drawn[rows]
 
 
+@dataclass(frozen=True)
+class ViewOrder:
+    """Which view of a sample an epoch shows.
+
+    Args:
+        count: of so many views one after the other; None: in every epoch a new one.
+        shuffled: of each sample in an order of its own, drawn by its row's number, a new one each time all were shown.
+
+    """
+
+    count: int | None = None
+    shuffled: bool = False
+
+    def views(self, rows: Rows, seed: int, epoch: int) -> Rows | int:
+        """The view of each row, `[n]`, or the one of all.
+
+        >>> [ViewOrder(3).views(np.arange(4), seed=0, epoch=epoch) for epoch in range(4)]
+        [0, 1, 2, 0]
+        """
+        if self.count is None:
+            return epoch
+        turn, place = divmod(epoch, self.count)
+        if not self.shuffled:
+            return place
+        orders = (generator("views", seed, turn, row).permutation(self.count)[place] for row in rows.tolist())
+        return np.fromiter(orders, np.int64, rows.size)
+
+
+ONE_VIEW = ViewOrder(1)
+
+
 class EpochSampler(Sampler[Rows]):
     """Batches of an epoch, each sample once: a `batch_sampler` for any loader, and this project's own.
 
@@ -128,6 +159,7 @@ class EpochSampler(Sampler[Rows]):
         pad: give every rank as many rows of each batch, with a few rows that come a second time.
         usable: the rows to draw from; None for 0 … length - 1.
         windows: within which the rows are shuffled; None for over all of them.
+        views: which view of a row an epoch shows: view v of row r is v length + r.
 
     Raises:
         ConfigError: a batch, or an epoch, of fewer than two rows a rank; or to pad, of no multiple of the ranks.
@@ -145,13 +177,14 @@ class EpochSampler(Sampler[Rows]):
         pad: bool = False,
         usable: Rows | None = None,
         windows: Windows | None = None,
+        views: ViewOrder = ONE_VIEW,
     ) -> None:
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} of {world}: expected 0 to {world - 1}. Pass the process's own rank.")
         if min(batch_size, length) < 1 or (pad and batch_size % world):
             raise self._refused(length, batch_size, world)
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.rank, self.world, self.usable = rank, world, usable
+        self.rank, self.world, self.usable, self.views = rank, world, usable, views
         self.windows = windows if windows is None or usable is None else windows.among(usable)  # once for all epochs
         self.epoch = self.step = 0
         self.total = length + (-length % world if pad else 0)
@@ -202,7 +235,8 @@ class EpochSampler(Sampler[Rows]):
         for begun in range(step, self.steps, many):
             start, *ends = (self._end(step) for step in range(begun - 1, min(begun + many, self.steps)))
             for batch in np.split(order.take(start, ends[-1]), [end - start for end in ends[:-1]]):
-                yield batch[self.rank :: self.world]
+                rows = batch[self.rank :: self.world]
+                yield rows + self.length * self.views.views(rows, self.seed, epoch)
 
     def _end(self, step: int) -> int:
         """Where a batch ends in the epoch; step -1, where its first one begins."""

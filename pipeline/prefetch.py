@@ -13,12 +13,12 @@ from pipeline.store.mapped import LabelCache, Rows
 
 
 @contextmanager
-def prefetching(cache: LabelCache | None, batches: Iterable[Rows]) -> Iterator[Callable[[], None]]:
+def prefetching(cache: LabelCache | None, batches: Iterable[tuple[Rows | int, Rows]]) -> Iterator[Callable[[], None]]:
     """While inside, a thread fetches what coming batches need, as far ahead as half of the copies' room.
 
     Args:
         cache: what they are read from, if anything.
-        batches: the positions in the cache of the rows of each batch, from the next one on.
+        batches: the views and the positions in the cache of each batch, from the next one on.
 
     Yields:
         What to call after each batch.
@@ -52,11 +52,11 @@ class _Scout:
         self._behind, self._stopped = 0, False
         self._changed = Condition()
 
-    def run(self, batches: Iterable[Rows]) -> None:
+    def run(self, batches: Iterable[tuple[Rows | int, Rows]]) -> None:
         """Until the last batch, or a refusal: who reads those rows is told of it then."""
         known: set[int] = set()
-        for rows in batches:
-            new = self._cache.shards_of(0, rows) - known
+        for views, rows in batches:
+            new = self._cache.shards_of(views, rows) - known
             if len(new) > self._room or not self._may_go(len(new)):
                 return  # what has no room at once would have left before it is read
             for shard in sorted(new):

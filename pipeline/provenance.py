@@ -9,15 +9,18 @@ from pydantic import JsonValue
 
 from pipeline.datasets import Dataset
 from pipeline.errors import SoftLabelsError
+from pipeline.labeller import Labeller
 from pipeline.runs import fit_seconds
 from pipeline.teachers import Teacher
 
 
-def tools(teacher: Teacher) -> dict[str, str]:
-    """What a receipt names: not what was asked, but what the last bits of a float may depend on."""
+def tools(labeller: Labeller) -> dict[str, str]:
+    """What a receipt names: not what was asked, but what the last bits of a float and the pixels may depend on."""
+    teacher = labeller.teacher
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in ("softlabels", "torch", "numpy", "zarr")},
+        **labeller.views.tools,
         "device": teacher.device.type,
         "batch_size": str(teacher.settings.batch_size),
         "threads": str(torch.get_num_threads()),

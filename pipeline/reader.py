@@ -5,6 +5,9 @@ A reader is a map-style dataset that answers a whole batch at once; with `collat
 
     DataLoader(Reader(dataset, cache), batch_size=256, shuffle=True, num_workers=4, collate_fn=collate)
 
+Samples in views are a dataset that is `Viewed`. View v of row r of N is asked for as v N + r; an `EpochSampler` that is
+given a `ViewOrder` does so.
+
 Shape legend: N rows of a batch, X the shape of one input.
 """
 
@@ -21,11 +24,11 @@ from pipeline.datasets import Dataset, ids_digest
 from pipeline.encodings.ids import four_bytes
 from pipeline.errors import ConfigError, CorruptError, DatasetError, MismatchError
 from pipeline.labels import ArraySpec, LabelSpec, SoftLabels, Tensors
-from pipeline.order import Windows
+from pipeline.order import ViewOrder, Windows
 from pipeline.seeds import generator
 from pipeline.store.documents import ROW_ARRAYS
 from pipeline.store.mapped import LabelCache
-from pipeline.views import check_fingerprints
+from pipeline.views import CHANGED, check_fingerprints, viewed
 
 Rows = NDArray[np.int64]
 UNLABELLED = -1
@@ -52,7 +55,7 @@ class Reader(torch.utils.data.Dataset[Batch]):
     May be pickled and forked, so it serves the workers of any loader; each maps the cache for itself.
 
     Args:
-        dataset: where inputs and true labels come from.
+        dataset: where inputs and true labels come from; `Viewed`, if the cache is of views.
         cache: where soft labels come from; None trains on true labels alone.
 
     Raises:
@@ -61,7 +64,7 @@ class Reader(torch.utils.data.Dataset[Batch]):
     """
 
     def __init__(self, dataset: Dataset, cache: LabelCache | None = None) -> None:
-        self.dataset = dataset
+        self.dataset = viewed(dataset)
         self.cache = cache
         self._places: Rows | None = None
         if cache is not None:
@@ -87,16 +90,36 @@ class Reader(torch.utils.data.Dataset[Batch]):
             )
         return Windows.cut(shards, self.cache.layout.shard_rows, len(self), self._places)
 
-    def in_cache(self, rows: Rows) -> Rows:
-        """The positions in the cache of rows of the dataset."""
-        return rows if self._places is None else self._places[rows]
+    def views(self, count: int | None, *, shuffled: bool, soft: bool) -> ViewOrder:
+        """Which views a student sees: so many, or all that are cached; one that hears no teacher, a new one each epoch.
+
+        Raises:
+            ConfigError: there are fewer.
+
+        """
+        cached = self.cache.layout.views if soft and self.cache else None
+        most = cached if self.dataset.changes else 1
+        if count is not None and most is not None and count > most:
+            where = f"{self.cache.place} has" if cached and self.cache else "without a transform a sample has"
+            raise ConfigError(f"views = {count} of a student: {where} {most}. Ask for no more, or leave it out.")
+        return ViewOrder(count or most, shuffled)
+
+    @property
+    def cached(self) -> int:
+        """How many views of samples can be asked for: v N + r below this is in the cache."""
+        return len(self) * (self.cache.layout.views if self.cache else 1)
+
+    def in_cache(self, wanted: Rows) -> tuple[Rows | int, Rows]:
+        """The views in the cache, and the positions, of rows or views of rows of the dataset."""
+        views, rows = np.divmod(wanted, len(self))
+        return views if views.any() else 0, rows if self._places is None else self._places[rows]
 
     def __getitem__(self, row: int) -> Batch:
         """The batch of one row."""
         return self.__getitems__([row])
 
     def __getitems__(self, rows: Sequence[int] | Rows) -> Batch:
-        """The batch of any rows, in any order.
+        """The batch of any rows, or views of rows, in any order.
 
         Raises:
             MismatchError: an input is not the one the teacher saw.
@@ -104,19 +127,37 @@ class Reader(torch.utils.data.Dataset[Batch]):
 
         """
         wanted = np.asarray(rows, np.int64)
-        inputs, labels = self.dataset.inputs(wanted), self.dataset.labels
-        known = np.full(wanted.size, UNLABELLED) if labels is None else np.asarray(labels[wanted])
-        return Batch(torch.from_numpy(inputs), torch.from_numpy(known), self._soft(wanted, inputs), wanted)
+        views, rows = np.divmod(wanted, len(self))
+        inputs, labels = self.dataset.inputs(rows, views), self.dataset.labels
+        known = np.full(rows.size, UNLABELLED) if labels is None else np.asarray(labels[rows])
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(known), self._soft(wanted, rows, inputs), rows)
 
-    def _soft(self, rows: Rows, inputs: NDArray[np.generic]) -> SoftLabels | None:
+    def _soft(self, wanted: Rows, rows: Rows, inputs: NDArray[np.generic]) -> SoftLabels | None:
         if self.cache is None:
             return None
-        record = self.cache.gather(0, self.in_cache(rows))
+        record = self.cache.gather(*self.in_cache(wanted))
         self._check_ids(record["sample_id"], rows)
-        check_fingerprints(inputs, record["input_crc32c"], self.dataset.ids[rows])
+        check_fingerprints(inputs, record["input_crc32c"], self.dataset.ids[rows], self._cause)
         self._check_labels(record["label"], rows)
         stored = {spec.name: torch.from_numpy(record[spec.name]) for spec in encodings.arrays(self.spec)}
         return encodings.decode(self.spec, stored)
+
+    @property
+    def _cause(self) -> str:
+        """What may have come between the inputs of stage one and those of stage two."""
+        if self.cache is None or self.cache.seal is None or not self.dataset.changes:
+            return CHANGED
+        made, now = self.cache.seal.made.versions, self.dataset.tools
+        if other := [f"{name} {made.get(name, 'of no version')}, and here is {now[name]}" for name in now]:
+            return (
+                f"The views were made by views.transform {self.dataset.settings.transform} with {'; '.join(other)}. If "
+                "the versions differ, install the one that made them; else the dataset or the transform has changed, "
+                "or it runs on another kind of device. Put it back, or make a new cache."
+            )
+        return (
+            f"The views were made by views.transform {self.dataset.settings.transform}: it or the dataset has changed "
+            "since, so the labels do not belong to them. Put it back, or make a new cache."
+        )
 
     def _check_ids(self, stored_N: NDArray[np.generic], rows: Rows) -> None:
         """Refuse labels of other samples, as of a cache whose order is not the one that its job tells of."""

@@ -1,6 +1,7 @@
 """What every table of an experiment shares: strict about keys and types, frozen, finite numbers only."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -70,8 +71,25 @@ def _written(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def _numbers(value: object) -> float | tuple[float, ...]:
+    """A number, or one for each channel."""
+    numbers = [
+        float(each)
+        for each in (value if isinstance(value, list | tuple) else [value])
+        if isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each)
+    ]
+    if not numbers or len(numbers) != (len(value) if isinstance(value, list | tuple) else 1):
+        raise PydanticCustomError("numbers", "Input should be a finite number, or a list with one for each channel")
+    return tuple(numbers) if isinstance(value, list | tuple) else numbers[0]
+
+
+def _listed(value: float | tuple[float, ...]) -> float | list[float]:
+    return list(value) if isinstance(value, tuple) else value
+
+
 FilePath: TypeAlias = Annotated[Path, BeforeValidator(_expanded)]
 Location: TypeAlias = Annotated[Path | str, PlainValidator(_located), PlainSerializer(str)]
 """A path, or an address such as s3://bucket/prefix."""
+PerChannel: TypeAlias = Annotated[float | tuple[float, ...], PlainValidator(_numbers), PlainSerializer(_listed)]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Options: TypeAlias = Annotated[dict[str, Any], AfterValidator(_written)]

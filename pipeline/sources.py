@@ -6,6 +6,7 @@ from pipeline.datasets import Dataset, open_dataset
 from pipeline.errors import DatasetError
 from pipeline.job import content_of
 from pipeline.kinds import AnySource
+from pipeline.views import Viewed
 
 
 def open_source(source: AnySource) -> Dataset:
@@ -17,6 +18,19 @@ def open_source(source: AnySource) -> Dataset:
         class_names=source.class_names,
         without=source.without,
     )
+
+
+def open_views(experiment: Experiment) -> Viewed:
+    """The dataset of an experiment, in its views, of which a few were made twice.
+
+    Raises:
+        ConfigError: no such transform, or one that these samples do not fit.
+        DatasetError: the dataset cannot be read, or a view not be made again.
+
+    """
+    views = Viewed(open_source(experiment.dataset), experiment.views, readers(experiment))
+    views.prove()
+    return views
 
 
 def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
@@ -37,7 +51,7 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
     if test.input_shape != dataset.input_shape:
         raise DatasetError(
             f"[test] has inputs of shape {list(test.input_shape)}, and [dataset] of {list(dataset.input_shape)}: a "
-            "network takes one shape. Point both at parts of one dataset."
+            "network takes one shape. Point both at parts of one dataset, and have transforms keep its shape."
         )
     if test.labels is None or not (test.labels >= 0).any():
         raise DatasetError(

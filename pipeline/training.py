@@ -18,6 +18,7 @@ from pipeline.config import Training, ViewSettings
 from pipeline.datasets import Dataset
 from pipeline.devices import autocast, pick_device, place
 from pipeline.errors import DatasetError, TrainingError
+from pipeline.generators import GENERATORS
 from pipeline.labels import SoftLabels
 from pipeline.objective import Objective
 from pipeline.ranks import ALONE, Ranks
@@ -155,12 +156,13 @@ class Epoch:
 
         """
         rows = rows or len(batch.inputs_NX)
-        torch.manual_seed(seed_of("step", self.seed, self.number, self.steps, self.learner.ranks.rank))
         if not self.learner.network.training:
             self.learner.shared.train()
         try:
             loss = self.loss.at(self.learner.progress) if isinstance(self.loss, Objective) else self.loss
-            mean = step(self.learner, batch, loss, rows)
+            with GENERATORS:
+                torch.manual_seed(seed_of("step", self.seed, self.number, self.steps, self.learner.ranks.rank))
+                mean = step(self.learner, batch, loss, rows)
         except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:  # the user's network
             raise TrainingError(
                 f"Step {self.steps + 1} of epoch {self.number + 1} failed on inputs of shape "

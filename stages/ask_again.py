@@ -7,7 +7,7 @@ from pipeline.audit import Answers, ask_again
 from pipeline.config import Experiment
 from pipeline.job import job_of, spec_of
 from pipeline.reader import Reader
-from pipeline.sources import open_source
+from pipeline.sources import open_views
 from pipeline.store.mapped import LabelCache
 from pipeline.store.state import refuse_other_job
 from stages.bars import bar
@@ -28,14 +28,15 @@ def ask_teacher_again(path: Path | str, experiment: Experiment, rows: int, seed:
         TeacherError: the teacher cannot be loaded, or fails.
 
     """
-    cache, dataset = LabelCache.open(path, settings=experiment.cache.copies), open_source(experiment.dataset)
+    cache, dataset = LabelCache.open(path, settings=experiment.cache.copies), open_views(experiment)
     refuse_other_job(path, cache.job, job_of(experiment, dataset, spec_of(experiment.labels, dataset)))
     report = verify(path)
     if report.exit_code:
         return report
     teacher = teacher_of(experiment, dataset)
-    with bar("ask again", min(rows, len(dataset))) as progress:
-        answers = ask_again(Reader(dataset, cache), teacher, rows, seed, progress.update)
+    reader = Reader(dataset, cache)
+    with bar("ask again", min(rows, reader.cached)) as progress:
+        answers = ask_again(reader, teacher, rows, seed, progress.update)
     facts = report.facts | {"teacher": {**asdict(answers), "agreement": answers.agreeing / answers.known}}
     return replace(
         report,

@@ -18,7 +18,7 @@ from pipeline.labels import DType, LabelSpec
 from pipeline.plots import families
 from pipeline.rules import RULES, TO_THE_LABEL, rule
 from pipeline.seeds import generator
-from pipeline.sources import open_source
+from pipeline.sources import open_views
 from pipeline.store.files import make_directory, write_durably
 from stages.bars import bar
 from stages.report import Report, table
@@ -48,7 +48,7 @@ def fidelity(
     """
     if not all(map(math.isfinite, temperatures)):
         raise ConfigError(f"--temperature {' '.join(map(str, temperatures))}: expected finite numbers above 0.")
-    dataset = open_source(experiment.dataset)
+    dataset = open_views(experiment)
     spec = spec_of(experiment.labels, dataset)
     asked = sorted(set(temperatures))
     labelled = dataset.labels is not None and bool((np.asarray(dataset.labels) >= 0).any())

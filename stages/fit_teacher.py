@@ -4,16 +4,17 @@ import torch
 
 from pipeline.config import Experiment, Training, dump
 from pipeline.course import Lesson, Watch, teach
-from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError, TeacherError
-from pipeline.job import content_of
+from pipeline.job import content_of, seen
 from pipeline.labels import SoftLabels
 from pipeline.losses import cross_entropy
 from pipeline.models import build
+from pipeline.order import ViewOrder
 from pipeline.ranks import Ranks, joined
 from pipeline.reader import Reader
 from pipeline.runs import Metrics, Run, finished
-from pipeline.sources import open_source, open_test, readers
+from pipeline.sources import open_test, open_views, readers
+from pipeline.views import Viewed
 from stages.bars import bar
 from stages.report import Report, duration
 from stages.signals import stop_on_signals
@@ -37,7 +38,7 @@ def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
             f"{teacher.checkpoint}: there is no such checkpoint, and the experiment has no [teacher.fit] to train one. "
             "Put the checkpoint there, or add [teacher.fit] (epochs, learning_rate, …)."
         )
-    dataset = open_source(experiment.dataset)
+    dataset = open_views(experiment)
     run = _run(experiment, teacher.fit, dataset)
     with joined() as ranks:
         if restart and ranks.leads:
@@ -56,7 +57,7 @@ def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
     )
 
 
-def _run(experiment: Experiment, settings: Training, dataset: Dataset) -> Run:
+def _run(experiment: Experiment, settings: Training, dataset: Viewed) -> Run:
     teacher, views = experiment.teacher, experiment.views
     if teacher.checkpoint.suffix != ".safetensors":
         raise ConfigError(
@@ -66,8 +67,7 @@ def _run(experiment: Experiment, settings: Training, dataset: Dataset) -> Run:
     identity = {
         "model": teacher.model,
         "options": teacher.options,
-        "mean": views.mean,
-        "std": views.std,
+        **seen(views),
         "dataset": content_of(experiment.dataset, dataset),
         **settings.model_dump(mode="json", exclude={"device"}),
     }
@@ -75,7 +75,7 @@ def _run(experiment: Experiment, settings: Training, dataset: Dataset) -> Run:
     return Run(folder, teacher.checkpoint, identity, dump(experiment), settings, views, settings.seed)
 
 
-def _fit(experiment: Experiment, run: Run, dataset: Dataset, ranks: Ranks, *, restart: bool) -> Metrics:
+def _fit(experiment: Experiment, run: Run, dataset: Viewed, ranks: Ranks, *, restart: bool) -> Metrics:
     def network() -> torch.nn.Module:
         return build(experiment.teacher.model, experiment.teacher.options, dataset.input_shape, dataset.classes or 0)
 
@@ -85,7 +85,7 @@ def _fit(experiment: Experiment, run: Run, dataset: Dataset, ranks: Ranks, *, re
     test = open_test(experiment, dataset)
     with stop_on_signals() as stop, bar("teacher", run.settings.epochs * len(dataset)) as rows:
         watch, workers = Watch(stop, rows.update), readers(experiment)
-        lesson = Lesson(network, loss, soft=False, test=test)
+        lesson = Lesson(network, loss, soft=False, test=test, views=ViewOrder(None if dataset.changes else 1))
         (metrics,) = teach([(run, lesson)], Reader(dataset), watch, workers, ranks)
     if metrics is None:
         raise stop.error("Every step is kept.", restart=restart)

@@ -62,8 +62,8 @@ class Here:
         """The tools at work."""
         if first:
             cut = next(cuts([first], self.labeller.batch_size))
-            self.labeller.label(self.labeller.load(cut.start, cut.stop))
-        return tools(self.labeller.teacher)
+            self.labeller.label(self.labeller.load(cut.start, cut.stop, cut.shard.view))
+        return tools(self.labeller)
 
     def run(self, writer: CacheWriter, plan: Sequence[Shard], stop: Stop, bar: Bar) -> bool:
         """Label here, and commit by the writer."""

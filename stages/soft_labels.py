@@ -9,7 +9,7 @@ from pipeline.datasets import Dataset
 from pipeline.job import job_of, spec_of
 from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
-from pipeline.sources import open_source, open_test, readers
+from pipeline.sources import open_test, open_views, readers
 from pipeline.store.addresses import place_of
 from pipeline.store.documents import Job
 from pipeline.store.layout import Shard, shard_file_bytes
@@ -83,8 +83,8 @@ def generate(experiment: Experiment, workers: int | None = None, scheduler: str 
 
 
 def asked(experiment: Experiment) -> tuple[Dataset, LabelSpec, Job]:
-    """The dataset of an experiment, the labels it wants of it, and the job of its cache."""
-    dataset = open_source(experiment.dataset)
+    """The dataset of an experiment in its views, the labels it wants of it, and the job of its cache."""
+    dataset = open_views(experiment)
     spec = spec_of(experiment.labels, dataset)
     return dataset, spec, job_of(experiment, dataset, spec)
 

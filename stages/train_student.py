@@ -13,15 +13,16 @@ from pipeline.config import Experiment, Student, dump
 from pipeline.course import Lesson, Watch, classes, teach
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError
-from pipeline.job import check_made_for
+from pipeline.job import check_made_for, seen
 from pipeline.models import build
 from pipeline.objective import Objective, objective
 from pipeline.ranks import Ranks, joined
 from pipeline.reader import Reader, few_labels, label_spec
 from pipeline.runs import Metrics, Run, finished
-from pipeline.sources import contents, open_source, open_test, readers
+from pipeline.sources import contents, open_test, open_views, readers
 from pipeline.store.mapped import LabelCache
 from pipeline.terms import refuse_unserved
+from pipeline.views import Viewed
 from stages.bars import bar
 from stages.comparison import compare
 from stages.report import Report
@@ -33,7 +34,7 @@ class School:
     """What all students of an experiment share."""
 
     experiment: Experiment
-    dataset: Dataset
+    dataset: Viewed
     test: Dataset | None
     contents: dict[str, str | None]
     reader: Reader  # with the cache, if any student needs it
@@ -52,7 +53,7 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
 
     """
     chosen = _with_baselines(experiment, names)
-    dataset = open_source(experiment.dataset)
+    dataset = open_views(experiment)
     needed = any(experiment.students[name].needs_cache for name in chosen)
     cache = LabelCache.open(experiment.cache.path, settings=experiment.cache.copies) if needed else None
     if cache is not None:
@@ -116,9 +117,8 @@ def _teach(school: School, entries: list[tuple[Run, Lesson]], watch: Watch) -> l
 def _run(school: School, name: str, student: Student, seed: int, told: Objective) -> Run:
     cache, alone = school.reader.cache, student.model_copy(update={"seed": seed, "repeats": 1, "baseline": None})
     identity: dict[str, Any] = {
-        **alone.model_dump(mode="json", exclude={"device", "repeats", "baseline"}),
-        "mean": school.experiment.views.mean,
-        "std": school.experiment.views.std,
+        **alone.model_dump(mode="json", exclude={"device", "repeats", "baseline", "views", "view_order"}),
+        **seen(school.experiment.views, student),
         **school.contents,
         "cache_id": cache.cache_id if student.soft and cache else None,
         "shard_rows": cache.layout.shard_rows if student.window and cache else None,
@@ -144,4 +144,5 @@ def _lesson(school: School, student: Student, seed: int, told: Objective) -> Les
         return build(student.model, student.options, dataset.input_shape, dataset.classes or 0)
 
     windows = school.reader.windows(student.window) if student.window else None
-    return Lesson(network, told, student.soft, school.test, visible, windows)
+    views = school.reader.views(student.views, shuffled=student.view_order == "shuffle", soft=student.soft)
+    return Lesson(network, told, student.soft, school.test, visible, windows, views)

@@ -82,6 +82,7 @@ baseline = "alone"
 model = "mlp"
 loss = "hard"
 """
+OR_LIST = "or a list with one for each channel."
 SHORT = """
 dataset.kind = "digits"
 teacher = { model = "mlp", checkpoint = "t.safetensors" }
@@ -185,7 +186,7 @@ def test_what_is_left_out_has_a_value(short: Path) -> None:
             "students.loss={model = 'mlp', loss = [{name = 'kd'}], epoch = 1}",
             "unknown key students.loss.epoch: did you mean epochs?",
         ),
-        ("views.zzz=1", "unknown key views.zzz: known keys here: count, mean, seed, std."),
+        ("cache.zzz=1", "unknown key cache.zzz: known keys here: chunk_rows, mirror, mirror_bytes, path, shard_rows."),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, said: str, whole: Path) -> None:
@@ -206,10 +207,13 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, sai
         ("labels.temperatures=3", "labels.temperatures: found 3 (int), expected a list."),
         ("labels.temperatures=[1, 'x']", "labels.temperatures.1: found 'x' (str), expected a valid number."),
         ("labels.temperatures=[0]", "labels.temperatures.0: found 0 (int), expected greater than 0."),
-        ("views.count=2", "views.count: found 2 (int), expected 1."),
+        ("views.count=0", "views.count: found 0 (int), expected greater than or equal to 1."),
+        ("views.count=2", "views: count = 2 views of a sample would all be the same: name a transform or a mix."),
         ("views.std=0", "views.std: found 0 (int), expected greater than 0."),
-        ("views.mean=nan", "views.mean: found nan (float), expected a finite number."),
-        ("views.mean=true", "views.mean: found True (bool), expected a valid number."),
+        ("views.mean=nan", f"views.mean: found nan (float), expected a finite number, {OR_LIST}"),
+        ("views.mean=true", f"views.mean: found True (bool), expected a finite number, {OR_LIST}"),
+        ("views.mean=[]", f"views.mean: found [] (list), expected a finite number, {OR_LIST}"),
+        ("views.std=[1, 0]", "views.std: found [1, 0] (list), expected greater than 0."),
         ("students.small.temperature=inf", "students.small.temperature: found inf (float), expected a finite number."),
         ("students.small.alpha=1.5", "students.small.alpha: found 1.5 (float), expected less than or equal to 1."),
         ("students.small.seed=-1", "students.small.seed: found -1 (int), expected greater than or equal to 0."),

@@ -32,9 +32,9 @@ def opened(url: str, folder: Path, shards: int) -> LabelCache:
     return LabelCache.open(url, settings=MirrorSettings(folder, shards * JOB.bytes_of([JOB.layout.shard(0)])))
 
 
-def batches() -> Iterator[Rows]:
+def batches() -> Iterator[tuple[int, Rows]]:
     """A shard each, in turn."""
-    yield from np.split(np.arange(160), 20)
+    yield from ((0, rows) for rows in np.split(np.arange(160), 20))
 
 
 def come(cache: LabelCache) -> int:
@@ -73,7 +73,7 @@ def test_a_walk_that_overtakes_is_caught_up_with(url: str, tmp_path: Path) -> No
 def test_what_has_no_room_at_once_is_not_fetched_in_vain(url: str, tmp_path: Path) -> None:
     """Law: a batch over more shards than half of the room ends what goes ahead, before it has begun."""
     cache = opened(url, tmp_path, 6)
-    with prefetching(cache, iter([np.arange(160)])):
+    with prefetching(cache, iter([(0, np.arange(160))])):
         pass
     assert not (cache.root / "labels.zarr/logits/c").exists()
 

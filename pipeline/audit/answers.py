@@ -68,7 +68,8 @@ def ask_again(
         ConfigError: of all these rows, all that is stored was drawn.
 
     """
-    chosen = np.sort(generator("ask again", seed).choice(len(reader), min(count, len(reader)), replace=False))
+    cached = reader.cached
+    chosen = np.sort(generator("ask again", seed).choice(cached, min(count, cached), replace=False))
     found = []
     for rows in np.array_split(chosen, -(-chosen.size // teacher.settings.batch_size)):
         found.append(_compared(reader, teacher, rows))
@@ -83,13 +84,13 @@ def ask_again(
         difference=float(differences.max()),
         stated=float(stated.max()),
         allowed=float(allowed.max()),
-        strangers=tuple(reader.dataset.ids[chosen][strange].tolist()),
+        strangers=tuple(reader.dataset.ids[chosen % len(reader)][strange].tolist()),
     )
 
 
 def _compared(reader: Reader, teacher: Teacher, rows: Rows) -> Iterator[NDArray[np.generic]]:
     """Of each row: is any known, is the top class the same, by how much log p differs, both bounds, is it too much."""
-    batch, ids = reader.__getitems__(rows), reader.dataset.ids[rows]
+    batch, ids = reader.__getitems__(rows), reader.dataset.ids[rows % len(reader)]
     assert batch.soft is not None, "a reader of a cache"
     with explained(ids):
         logits_NC = teacher.logits(batch.inputs_NX.numpy()).cpu()

@@ -29,6 +29,7 @@ from pipeline.store.addresses import place_of
 from pipeline.store.committer import Committer
 from pipeline.store.documents import Job
 from pipeline.teachers import load_teacher
+from pipeline.views import Viewed
 
 Table = TypeVar("Table", bound=Settings)
 
@@ -78,10 +79,10 @@ class TurnByTurn(Labeller):
         object.__setattr__(mine, "turn", turn)
         return mine
 
-    def load(self, start: int, stop: int) -> Loaded:
+    def load(self, start: int, stop: int, view: int = 0) -> Loaded:
         """As any labeller does."""
         with self.reading:
-            return super().load(start, stop)
+            return super().load(start, stop, view)
 
     def launch(self, batch: Loaded) -> Pending:
         """As any labeller does."""
@@ -154,7 +155,7 @@ class Desk:
         """Makes shards durable; the same for all tasks of a run, for it remembers which folders last."""
         with self._lock:
             if self._committer is None:
-                place, versions = place_of(self.order.experiment.cache.path), tools(labeller.teacher)
+                place, versions = place_of(self.order.experiment.cache.path), tools(labeller)
                 self._committer = Committer(place, self.order.job, versions, attempt, among=True)
             return self._committer
 
@@ -178,9 +179,11 @@ class Desk:
         experiment, job = self.order.experiment, self.order.job
         dataset = open_source(experiment.dataset)
         check_at_hand(job, experiment, dataset)
-        teacher = load_teacher(experiment.teacher, experiment.views, dataset.input_shape, dataset.classes or 0)
+        views = Viewed(dataset, experiment.views, self.readers)
+        views.prove()
+        teacher = load_teacher(experiment.teacher, experiment.views, views.input_shape, dataset.classes or 0)
         reading = nullcontext() if self.readers > 1 else Lock()
-        return TurnByTurn(dataset, teacher, spec_of(experiment.labels, dataset), reading, Lock())
+        return TurnByTurn(views, teacher, spec_of(experiment.labels, dataset), reading, Lock())
 
 
 _desks: dict[int, Desk] = {}
@@ -204,8 +207,8 @@ def greet(token: int, number: int) -> dict[str, str]:
     with _desk(token).labeller() as labeller:
         if number >= 0:
             cut = next(cuts([_desk(token).order.job.layout.shard(number)], labeller.batch_size))
-            labeller.label(labeller.load(cut.start, cut.stop))
-        return tools(labeller.teacher)
+            labeller.label(labeller.load(cut.start, cut.stop, cut.shard.view))
+        return tools(labeller)
 
 
 def label(token: int, number: int, attempt: int) -> None:

@@ -83,7 +83,7 @@ def run_inline(
 
 def _load(labeller: Labeller, cut: Cut) -> tuple[Cut, Loaded]:
     try:
-        return cut, labeller.load(cut.start, cut.stop)
+        return cut, labeller.load(cut.start, cut.stop, cut.shard.view)
     except Exception:
         raise
     except BaseException as end:  # sys.exit() in a dataset: passed on, it would end the run as if that were asked for

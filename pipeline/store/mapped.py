@@ -176,7 +176,7 @@ class LabelCache:
         """Whether reading it may have to wait for a server."""
         return self._residence.may_fetch
 
-    def shards_of(self, view: int, rows: Rows) -> set[int]:
+    def shards_of(self, view: int | Rows, rows: Rows) -> set[int]:
         """The shards that rows are in. Raises as `gather`."""
         return set(np.unique(self._places(view, _integers(rows, "rows")) // self.layout.shard_rows).tolist())
 

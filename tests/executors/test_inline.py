@@ -48,7 +48,7 @@ class Machine:
         if self.fails.get(kind) == count:
             raise BrokenError(kind)
 
-    def load(self, start: int, stop: int) -> Rows:
+    def load(self, start: int, stop: int, view: int = 0) -> Rows:  # noqa: ARG002 - as any labeller
         """Only its place."""
         self.loaded.append((start, stop))
         self._at("load", start)
@@ -222,10 +222,10 @@ def test_a_loader_thread_that_is_ended_by_the_dataset_is_an_error(end: BaseExcep
     """`sys.exit(0)` in a worker would otherwise end the program as if the cache were made."""
 
     class Ending(Machine):
-        def load(self, start: int, stop: int) -> Rows:
+        def load(self, start: int, stop: int, view: int = 0) -> Rows:
             if start == 4:
                 raise end
-            return super().load(start, stop)
+            return super().load(start, stop, view)
 
     machine, plan = Ending(4), list(Layout(8, 1, 4, 1).all_shards())
     with pytest.raises(
@@ -290,9 +290,9 @@ def test_as_many_batches_are_read_at_once_as_there_are_workers() -> None:
     together = threading.Barrier(3, timeout=20)
 
     class Slow(Machine):
-        def load(self, start: int, stop: int) -> Rows:
+        def load(self, start: int, stop: int, view: int = 0) -> Rows:
             together.wait()
-            return super().load(start, stop)
+            return super().load(start, stop, view)
 
     assert Slow(2).run(list(Layout(12, 1, 4, 1).all_shards()), workers=3)
 
@@ -316,9 +316,9 @@ def test_reading_keeps_ahead_of_a_slow_teacher_by_a_bounded_number_of_batches(wo
 class Stuck(Machine):
     """Reads its third batch for as long as the run needs to end for another reason."""
 
-    def load(self, start: int, stop: int) -> Rows:
+    def load(self, start: int, stop: int, view: int = 0) -> Rows:
         """As any other machine, or late."""
-        batch = super().load(start, stop)
+        batch = super().load(start, stop, view)
         time.sleep(0.5 if len(self.loaded) == 3 else 0)
         return batch
 
