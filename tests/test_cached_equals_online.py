@@ -25,7 +25,7 @@ from pipeline.labels import DenseLabels, LabelSpec, SoftLabels
 from pipeline.losses import LOSSES, cross_entropy, kd, kl
 from pipeline.models import build
 from pipeline.objective import objective
-from pipeline.order import EpochSampler
+from pipeline.order import ONE_VIEW, EpochSampler, ViewOrder
 from pipeline.reader import Batch, Reader
 from pipeline.store.layout import Shard
 from pipeline.store.mapped import LabelCache
@@ -34,6 +34,7 @@ from pipeline.store.writer import CacheWriter
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.terms import KD, TERMS, Entropy, Ramp, Term, one_term
 from pipeline.training import Loss, predictor, run_epoch, start
+from pipeline.views import Viewed, viewed
 from pipeline.weights import save_state
 
 CLASSES, TEMPERATURE, ALPHA, EPOCHS = 10, 4.0, 0.9, 3
@@ -114,9 +115,11 @@ def caches(tmp_path_factory: pytest.TempPathFactory, dataset: ArrayDataset, teac
     return {name: cached(folder / name, dataset, teacher, spec) for name, spec in SPECS.items()}
 
 
-def cached(path: Path, dataset: ArrayDataset, teacher: Teacher, spec: LabelSpec) -> LabelCache:
-    """What a teacher says, sealed."""
-    with CacheWriter.open(path, job_for(dataset, spec, shard_rows=64, chunk_rows=16), {}) as writer:
+def cached(path: Path, dataset: ArrayDataset | Viewed, teacher: Teacher, spec: LabelSpec) -> LabelCache:
+    """What a teacher says of all views of a dataset, sealed."""
+    count = viewed(dataset).settings.count
+    job = job_for(dataset, spec, shard_rows=64, chunk_rows=16).model_copy(update={"view_count": count})
+    with CacheWriter.open(path, job, {}) as writer:
         generate(writer.missing(), Labeller(dataset, teacher, spec), writer.commit)
         writer.seal({})
     return LabelCache.open(path)
@@ -149,14 +152,16 @@ def told(logits_NC: torch.Tensor, labels_N: torch.Tensor, soft: SoftLabels | Non
     return kd(logits_NC, soft, labels_N, TEMPERATURE, ALPHA)
 
 
-def student(school: School, reader: Reader | Told, loss: Loss = told) -> tuple[list[float], torch.Tensor]:
+def student(
+    school: School, reader: Reader | Told, loss: Loss = told, views: ViewOrder = ONE_VIEW
+) -> tuple[list[float], torch.Tensor]:
     """Trained from what a reader gives: the loss of every step, and the logits of held-out samples at the end."""
     torch.manual_seed(1)
     steps = school.epochs * -(-len(reader) // SETTINGS.batch_size)
     network = build("cnn", {"width": school.width}, school.shape, CLASSES)
     learner = start(network, SETTINGS, school.views, steps)
     curve: list[float] = []
-    order = EpochSampler(len(reader), SETTINGS.batch_size, seed=3)
+    order = EpochSampler(len(reader), SETTINGS.batch_size, seed=3, views=views)
     for epoch in range(school.epochs):
         order.set_epoch(epoch)
         curve += run_epoch(learner, map(reader.__getitems__, order), loss, 3, epoch)
@@ -240,6 +245,31 @@ def test_a_student_of_the_cache_is_the_student_of_the_teacher(
     check_same_student(school, caches["dense float32"], teacher, terms)
 
 
+SHIFTED = VIEWS.model_copy(
+    update={"count": 9, "transform": "crop_flip", "options": {"pixels": 1, "flip": False, "every": True}}
+)
+
+
+def check_same_student_of_views(school: School, teacher: Teacher, path: Path, rows: int) -> None:
+    """As `check_same_student`, over all views, in an order of each sample's own; held against view 0 alone."""
+    views = Viewed(part_of(school.dataset, np.arange(rows)), school.views)
+    order = ViewOrder(school.views.count, shuffled=True)
+    reader = Reader(views, cached(path, views, teacher, SPECS["dense float32"]))
+    asked = Told(Reader(views), teacher.logits)
+    curve, answers = student(school, reader, views=order)
+    online, answers_online = student(school, asked, views=order)
+    np.testing.assert_allclose(curve, online, rtol=0, atol=1e-5)
+    assert torch.equal(answers.argmax(1), answers_online.argmax(1))
+    assert np.abs(np.subtract(curve, student(school, reader)[0])).max() > 1e-3
+
+
+def test_a_student_of_all_views_there_are_is_the_student_of_the_teacher(
+    school: School, teacher: Teacher, tmp_path: Path
+) -> None:
+    """Law: where every outcome of an augmentation is cached, it is as if the teacher were asked as each comes."""
+    check_same_student_of_views(replace(school, views=SHIFTED), teacher, tmp_path / "cache", 200)
+
+
 @pytest.fixture(scope="module")
 def fashion() -> School:
     """2,560 images of Fashion-MNIST, and 1,000 held out."""
@@ -272,6 +302,17 @@ def test_a_student_of_the_cache_is_the_student_of_the_teacher_on_fashion_mnist(
 ) -> None:
     """Law: the same at the length of two epochs of 80 steps on real images."""
     check_same_student(fashion, fashionable[1], fashionable[0], terms)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+def test_a_student_of_all_fifty_views_is_the_student_of_the_teacher_on_fashion_mnist(
+    fashion: School, fashionable: tuple[Teacher, LabelCache], tmp_path: Path
+) -> None:
+    """Law: moves by up to two pixels and flips are 50 views; the same at the length of six epochs on real images."""
+    update = {"count": 50, "transform": "crop_flip", "options": {"pixels": 2, "every": True}}
+    school = replace(fashion, views=fashion.views.model_copy(update=update), epochs=6)
+    check_same_student_of_views(school, fashionable[0], tmp_path / "cache", 1000)
 
 
 @pytest.mark.parametrize("name", SPECS)

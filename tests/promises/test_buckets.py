@@ -1,5 +1,6 @@
 """What is promised of a directory, kept in a bucket: over a network that fails, by writers that die, on a server."""
 
+import fcntl
 import os
 import random
 import signal
@@ -25,7 +26,7 @@ from pipeline.store.addresses import place_of
 from pipeline.store.copies import copy
 from pipeline.store.documents import Job
 from pipeline.store.mapped import LabelCache
-from pipeline.store.mirror import MirrorSettings
+from pipeline.store.mirror import LEDGER, MirrorSettings
 from pipeline.store.places import Place
 from pipeline.store.state import read_state, shard_name
 from pipeline.store.verify import verify
@@ -183,7 +184,7 @@ from pathlib import Path
 import numpy as np
 from store_cases import content, job_of
 from pipeline.store.mapped import LabelCache
-from pipeline.store.mirror import MirrorSettings
+from pipeline.store.mirror import LEDGER, MirrorSettings
 job = job_of(rows=400, views=1, shard_rows=8, chunk_rows=4)
 cache = LabelCache.open(sys.argv[1], settings=MirrorSettings(Path(sys.argv[2]), int(sys.argv[3])))
 dice, expected = np.random.default_rng(os.getpid()), content(job)
@@ -214,8 +215,9 @@ def test_processes_share_bounded_copies_and_are_never_deceived(
             readers = [stack.enter_context(process(command)) for _ in range(3)]
             largest = 0
             while any(reader.poll() is None for reader in readers[1:]):
-                copies = [path for path in folder.glob("copies/*/labels.zarr/*/c/**/*") if path.is_file()]
-                largest = max(largest, sum(_size(path) for path in copies))
+                with _nobody_writing(folder):
+                    copies = [path for path in folder.glob("copies/*/labels.zarr/*/c/**/*") if path.is_file()]
+                    largest = max(largest, sum(_size(path) for path in copies))
                 copies = [path for path in copies if not files.is_leftover(path.name)]
                 if number % 2 and copies and dice.random() < 0.3:
                     _damage(dice.choice(copies), dice)
@@ -238,6 +240,18 @@ def process(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
             yield started
         finally:
             started.kill()
+
+
+@contextmanager
+def _nobody_writing(folder: Path) -> Iterator[None]:
+    """While inside, no copy comes: else one that has left would be counted with the one that has come for it."""
+    ledger = folder / "copies" / LEDGER
+    if not ledger.exists():
+        yield
+        return
+    with ledger.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _size(path: Path) -> int:
