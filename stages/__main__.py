@@ -46,6 +46,30 @@ def _experiment_options(command: Command) -> Command:
     return command
 
 
+def _cluster_options(command: Command) -> Command:
+    for decorate in (
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS|FILE",
+            help="Have the workers of a Dask cluster do it: its scheduler's address, such as tcp://HOST:8786, or its "
+            "file.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Have so many processes on this machine do it, each with a GPU of its own where there are any.",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _refuse_two_clusters(workers: int | None, scheduler: str | None) -> None:
+    if workers and scheduler:
+        raise click.UsageError("--workers starts a cluster here, --scheduler joins one that runs: give one of them.")
+
+
 def _location(value: str) -> Path | str:
     return value if "://" in value else Path(value)
 
@@ -108,17 +132,7 @@ def fit_teacher(config: Path, overrides: tuple[str, ...], *, as_json: bool, rest
 
 @cli.command()
 @_experiment_options
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Have so many processes on this machine do it, each with a GPU of its own where there are any.",
-)
-@click.option(
-    "--scheduler",
-    metavar="ADDRESS|FILE",
-    help="Have the workers of a Dask cluster do it: its scheduler's address, such as tcp://HOST:8786, or its file.",
-)
+@_cluster_options
 def generate(
     config: Path, overrides: tuple[str, ...], workers: int | None, scheduler: str | None, *, as_json: bool
 ) -> None:
@@ -130,11 +144,34 @@ def generate(
     On a cluster (docs/clusters.md) a shard that fails three times is set aside and the rest is made: exit code 4 then,
     with the causes.
     """
-    if workers and scheduler:
-        raise click.UsageError("--workers starts a cluster here, --scheduler joins one that runs: give one of them.")
+    _refuse_two_clusters(workers, scheduler)
     from stages.soft_labels import generate
 
     _finish(generate(_load(config, overrides), workers, scheduler), as_json=as_json)
+
+
+@cli.command()
+@_experiment_options
+@click.option("--views", type=click.IntRange(min=2), required=True, help="How many views it is to have.")
+@_cluster_options
+def extend(
+    config: Path,
+    overrides: tuple[str, ...],
+    views: int,
+    workers: int | None,
+    scheduler: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Add views to a cache that is whole.
+
+    Its shards stay as they are and new ones join them, under a new seal and a new cache id; until that is there,
+    readers find it as it was. The same command again goes on where one was cut short.
+    """
+    _refuse_two_clusters(workers, scheduler)
+    from stages.extend_cache import extend_cache
+
+    _finish(extend_cache(_load(config, overrides), views, workers, scheduler), as_json=as_json)
 
 
 @cli.command()

@@ -14,7 +14,7 @@ from pipeline.store.addresses import place_of
 from pipeline.store.documents import Job
 from pipeline.store.layout import Shard, shard_file_bytes
 from pipeline.store.state import JOB, read_seal, refuse_lost_files
-from pipeline.store.writer import CacheWriter, human, missing_shards, require_space
+from pipeline.store.writer import CacheWriter, human, missing_shards, require_space, standing
 from pipeline.teachers import Teacher, load_teacher
 from stages.bars import bar
 from stages.hands import Hands, Here, crew_of
@@ -44,6 +44,7 @@ def generate(experiment: Experiment, workers: int | None = None, scheduler: str 
     """
     dataset, spec, job = asked(experiment)
     path = experiment.cache.path
+    job = standing(path, job)
     missing = missing_shards(path, job)
     if read_seal(path, job):
         refuse_lost_files(path, job)

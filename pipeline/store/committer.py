@@ -48,7 +48,7 @@ class Committer:
     ) -> None:
         self.place, self.job, self.layout, self.attempt = place, job, job.layout, attempt
         self._versions, self._among = dict(versions), among
-        self._fingerprint = job.fingerprint
+        self._owner = job.owners()
         self._ids: dict[int, str] = {}  # of a shard's place in its view, the digest of its samples' ids
 
     def receipt(self, number: int) -> Receipt | None:
@@ -63,7 +63,7 @@ class Committer:
         if data is None:
             return None
         receipt = parse_receipt(data, self.place.where(name))
-        refuse_foreign_receipt(self.place.where(name), receipt, self.job, self._fingerprint, number)
+        refuse_foreign_receipt(self.place.where(name), receipt, self.job, self._owner(number), number)
         return receipt
 
     def commit(self, shard: Shard, arrays: Block, seconds: float) -> Receipt:
@@ -94,7 +94,7 @@ class Committer:
             stop=shard.stop,
             arrays={spec.name: self._proof(spec, shard, content[spec.name]) for spec in self.job.arrays},
             ids_sha256=digest,
-            job=self._fingerprint,
+            job=self._owner(shard.number),
             made=self.made(seconds),
         )
         first = self.put(receipt, content)

@@ -7,14 +7,22 @@ not.
 
 import builtins
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.errors import ConfigError
 from pipeline.store.arrays import ROW_ARRAYS, StoredSpec, refuse_unfit
@@ -54,10 +62,18 @@ class Difference:
     now: str
 
 
+class Stage(Document):
+    """What a cache was before it was extended: how many views it had, and the fingerprint of its job."""
+
+    views: int = Field(ge=1)
+    job: Digest
+
+
 class Job(Document):
     """What was asked: all that decides the labels. Immutable once written.
 
     `dataset`, `views`, `teacher` and `labels` are whatever tells one from another; the rest says what the store holds.
+    Where a cache was extended, `stages` say what it was before: receipts of then stay what they are.
     """
 
     remedy: ClassVar[str] = (
@@ -74,6 +90,24 @@ class Job(Document):
     shard_rows: int
     chunk_rows: int
     arrays: tuple[StoredSpec, ...] = Field(strict=False)
+    stages: tuple[Stage, ...] = Field(strict=False, default=())
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `stages` where there is none: a job that was never extended is written as it always was."""
+        written: dict[str, Any] = handler(self)
+        return written if written.get("stages") else {key: value for key, value in written.items() if key != "stages"}
+
+    @model_validator(mode="after")
+    def _grew(self) -> Self:
+        """Its stages are what it was: each has more views than the one before, and the fingerprint of that job."""
+        views = [stage.views for stage in self.stages] + [self.view_count]
+        if sorted(set(views)) != views:
+            raise ValueError(f"stages of {views} views: expected ever more")
+        for place, stage in enumerate(self.stages):
+            if self._stage(place).fingerprint != stage.job:
+                raise ValueError(f"the job of {stage.views} views is not the one that its stages name")
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -108,6 +142,28 @@ class Job(Document):
         """SHA-256 of the job's bytes: what every receipt and the seal say they belong to."""
         return sha256(self.to_bytes())
 
+    def owners(self) -> Callable[[int], str]:
+        """From the number of a shard to the fingerprint of the job it was made for: this one's, or that of a stage."""
+        mine, ends = self.fingerprint, [stage.views * self.layout.shards_per_view for stage in self.stages]
+        return lambda number: next(
+            (stage.job for stage, end in zip(self.stages, ends, strict=True) if number < end), mine
+        )
+
+    def extended(self, views: int) -> "Job":
+        """The same job of so many views, of which those there are stay as they are."""
+        return self._changed(views, (*self.stages, Stage(views=self.view_count, job=self.fingerprint)))
+
+    def at(self, fingerprint: str) -> "Job | None":
+        """The job as it was at a stage, or is; None if it never had that fingerprint."""
+        places = [place for place, stage in enumerate(self.stages) if stage.job == fingerprint]
+        return self._stage(places[0]) if places else self if self.fingerprint == fingerprint else None
+
+    def _stage(self, place: int) -> "Job":
+        return self._changed(self.stages[place].views, self.stages[:place])
+
+    def _changed(self, views: int, stages: tuple[Stage, ...]) -> "Job":
+        return Job.model_validate({**dict(self), "view_count": views, "stages": stages})
+
     def bytes_of(self, shards: Iterable[Shard]) -> int:
         """The exact size of these shards' files, all arrays together."""
         return sum(shard_file_bytes(spec, self.layout, shard) for shard in shards for spec in self.arrays)
@@ -115,9 +171,10 @@ class Job(Document):
     def differences(self, other: "Job") -> list[Difference]:
         """Where another job (`now`) asks for something else than this one (`was`).
 
-        The arrays follow from the rest; they are named only where nothing else tells the two apart.
+        The arrays follow from the rest; they are named only where nothing else tells the two apart. How it grew to its
+        views is no difference.
         """
-        was, now = dict(_leaves(self.model_dump(), "")), dict(_leaves(other.model_dump(), ""))
+        was, now = (dict(_leaves(job.model_dump(exclude={"stages"}), "")) for job in (self, other))
         found = [
             Difference(field, was.get(field, "nothing"), now.get(field, "nothing"))
             for field in dict.fromkeys([*was, *now])

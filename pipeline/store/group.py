@@ -33,9 +33,16 @@ def metadata_documents(job: Job) -> dict[str, bytes]:
     return {path: json.dumps(document, indent=2).encode() for path, document in sorted(documents.items())}
 
 
-def refuse_other_metadata(place: Place, name: str, expected: bytes) -> None:
-    """Raise CorruptError unless a `zarr.json` is there, to the byte."""
-    if (found := place.read(name)) != expected:
+def documents_ever(job: Job) -> dict[str, tuple[bytes, ...]]:
+    """For every `zarr.json` of a cache what it may be while the cache is extended: as of now, or of any stage."""
+    jobs = (job, *(was for stage in job.stages if (was := job.at(stage.job))))
+    of_each = [metadata_documents(each) for each in jobs]
+    return {name: tuple(documents[name] for documents in of_each) for name in of_each[0]}
+
+
+def refuse_other_metadata(place: Place, name: str, *expected: bytes) -> None:
+    """Raise CorruptError unless a `zarr.json` is there, to the byte one of these."""
+    if (found := place.read(name)) not in expected:
         state = "is gone" if found is None else "is not what was written"
         raise CorruptError(
             f"{place.where(name)} {state}; expected the Zarr document of this job. Delete it and seal.json, if they "

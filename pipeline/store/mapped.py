@@ -23,13 +23,13 @@ from pipeline.store.addresses import Where, place_of
 from pipeline.store.arrays import ROW_ARRAYS
 from pipeline.store.directories import Directory
 from pipeline.store.documents import Job, Seal, proven, sealed
-from pipeline.store.group import metadata_documents, refuse_other_metadata
+from pipeline.store.group import documents_ever, metadata_documents, refuse_other_metadata
 from pipeline.store.layout import Shard
 from pipeline.store.mirror import DEFAULT, Mirror, MirrorSettings
 from pipeline.store.places import Place
 from pipeline.store.residence import Residence, UnmappableError
 from pipeline.store.selection import Selection
-from pipeline.store.state import GROUP, read_job, read_receipts, read_seal
+from pipeline.store.state import GROUP, read_job, read_receipts, read_sealed
 from pipeline.store.unmapped import Unmapped
 from pipeline.store.windows import Out
 
@@ -90,7 +90,7 @@ class LabelCache:
         """
         place = place_of(where)
         job = read_job(place)
-        seal = read_seal(place, job)
+        newest, (job, seal) = job, read_sealed(place, job)
         receipts = {} if seal else read_receipts(place, job)
         if not seal and not allow_partial:
             raise IncompleteError(
@@ -98,8 +98,8 @@ class LabelCache:
                 "`softlabels generate` that began it, or ask for a partial cache by name."
             )
         begun = seal or receipts  # else its writer may not have come to the documents yet, and there is nothing to read
-        for name, document in metadata_documents(job).items() if begun else ():
-            refuse_other_metadata(place, f"{GROUP}/{name}", document)
+        for name, documents in documents_ever(newest).items() if begun else ():
+            refuse_other_metadata(place, f"{GROUP}/{name}", *documents)
         return cls(place, job, seal, sealed(job, seal) if seal else proven(job, receipts), settings)
 
     def _resident(self) -> Residence:

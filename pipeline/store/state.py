@@ -98,12 +98,12 @@ def receipt_names(place: Place) -> dict[int, str]:
 
 def read_receipts(where: Where, job: Job) -> dict[int, Receipt]:
     """The receipts of a cache by shard number, in order. Raises as `read_state`."""
-    place, fingerprint = place_of(where), job.fingerprint
+    place, owner = place_of(where), job.owners()
     numbers = {name: number for number, name in receipt_names(place).items()}
     receipts = {}
     for name, data in place.read_many(numbers):
         receipt = parse_receipt(data or b"", place.where(name))
-        refuse_foreign_receipt(place.where(name), receipt, job, fingerprint, numbers[name])
+        refuse_foreign_receipt(place.where(name), receipt, job, owner(numbers[name]), numbers[name])
         receipts[receipt.shard] = receipt
     return receipts
 
@@ -117,22 +117,32 @@ def refuse_foreign_receipt(file: Path | str, receipt: Receipt, job: Job, fingerp
 
 
 def read_seal(where: Where, job: Job) -> Seal | None:
-    """The seal of a cache of this job, if it has one. Raises as `read_state`."""
+    """The seal of a cache of this job, if it has one; that of a stage it was extended from is none.
+
+    Raises as `read_state`.
+    """
+    _, seal = read_sealed(where, job)
+    return seal if seal and seal.job == job.fingerprint else None
+
+
+def read_sealed(where: Where, job: Job) -> tuple[Job, Seal | None]:
+    """What a cache of this job is sealed as: while it is extended, as it was before. Raises as `read_state`."""
     place = place_of(where)
     data, path = place.read(SEAL), place.where(SEAL)
     if data is None:
-        return None
+        return job, None
     seal = parse_seal(data, path)
-    if seal.job != job.fingerprint:
+    was = job.at(seal.job)
+    if was is None:
         raise CorruptError(
             f"{path} seals the job {seal.job[:12]}, and {JOB} beside it is the job {job.fingerprint[:12]}: one "
             "of them is not what was written. Restore both from one copy of the cache."
         )
     try:
-        sealed(job, seal)
+        sealed(was, seal)
     except ValueError as error:
         raise CorruptError(f"{path} does not fit the {JOB} beside it: {error}. {Seal.remedy}") from error
-    return seal
+    return was, seal
 
 
 def refuse_broken_seal(where: Where, job: Job, receipts: Mapping[int, Receipt], seal: Seal) -> None:
@@ -157,9 +167,13 @@ def refuse_broken_seal(where: Where, job: Job, receipts: Mapping[int, Receipt], 
 
 def refuse_other_job(path: object, was: Job, now: Job) -> None:
     """Raise MismatchError if a cache was made by another job than the one asked for: each field, was and is now."""
-    if was.fingerprint == now.fingerprint:
+    if not (differences := was.differences(now)):
         return
-    differences = was.differences(now)
+    if [item.field for item in differences] == ["view_count"] and was.view_count < now.view_count:
+        raise MismatchError(
+            f"{path} was made with {was.view_count} views, and now {now.view_count} are asked for. Nothing was "
+            f"written. To add views to it, run `softlabels extend CONFIG --views {now.view_count}`."
+        )
     listed = "; ".join(f"{item.field} was {item.was} and is now {item.now}" for item in differences[:LISTED])
     more = f"; and {len(differences) - LISTED} more" if len(differences) > LISTED else ""
     raise MismatchError(

@@ -18,7 +18,7 @@ from pipeline.labels import ArraySpec
 from pipeline.store import files
 from pipeline.store.addresses import Where, place_of
 from pipeline.store.documents import Job, Receipt, Seal, parse_receipt, parse_seal, proven, sealed
-from pipeline.store.group import metadata_documents, refuse_other_metadata
+from pipeline.store.group import documents_ever, refuse_other_metadata
 from pipeline.store.layout import Layout, Shard, shard_file_bytes
 from pipeline.store.places import LOCK, Place
 from pipeline.store.shards import REPAIR, check_chain, check_index, chunk_is_whole, decoded, ids_sha256, rows_in
@@ -28,7 +28,7 @@ from pipeline.store.state import (
     RECEIPTS,
     SEAL,
     read_job,
-    read_seal,
+    read_sealed,
     receipt_name,
     receipt_names,
     refuse_broken_seal,
@@ -87,21 +87,23 @@ def verify(where: Where, progress: Callable[[int], object] | None = None) -> Rep
     """
     place = place_of(where)
     place.refuse_taken("Give the path of a label cache.")
-    sealed = SEAL in place.entries()
+    there = SEAL in place.entries()
     try:
         job = read_job(place)
     except (CorruptError, MismatchError) as error:  # nothing tells what the rest should be
-        return Report(sealed, 0, 0, (Problem(place.where(JOB), str(error)),))
+        return Report(there, 0, 0, (Problem(place.where(JOB), str(error)),))
     problems = _Problems()
     seal = problems.attempt(place.where(SEAL), _seal, place, job)
+    was = job.at(seal.job) if seal else None  # the job that is sealed: while a cache is extended, what it was before
+    sealed = there and (was is None or was.view_count == job.view_count)
     receipts = _receipts(place, problems)
     if owner := _other_owner(job, seal, receipts):  # all the rest would be held against the wrong job
         what = f"is the job {job.fingerprint[:12]}, and what it should prove is of the job {owner[:12]}. {Job.remedy}"
         return Report(sealed, 0, 0, (*problems, Problem(place.where(JOB), what)))
     receipts = _of_job(place, job, receipts, problems)
-    documents = {f"{GROUP}/{name}": document for name, document in metadata_documents(job).items()}
-    for name, document in documents.items() if receipts or sealed else ():  # a cache just begun may not have them yet
-        problems.attempt(place.where(name), refuse_other_metadata, place, name, document)
+    documents = {f"{GROUP}/{name}": each[:1] if sealed else each for name, each in documents_ever(job).items()}
+    for name, each in documents.items() if receipts or sealed else ():  # a cache just begun may not have them yet
+        problems.attempt(place.where(name), refuse_other_metadata, place, name, *each)
     size = 0
     parts = ((spec, receipt) for receipt in receipts.values() for spec in job.arrays)
     whole = max(shard_file_bytes(spec, job.layout, job.layout.shard(0)) for spec in job.arrays)
@@ -112,7 +114,7 @@ def verify(where: Where, progress: Callable[[int], object] | None = None) -> Rep
         if progress:
             progress(receipt.arrays[spec.name].bytes)
     if seal:
-        problems += _seal_problems(place, job, receipts, seal)
+        problems += _seal_problems(place, was or job, receipts, seal)
     problems += _strays(place, job, documents)
     return Report(sealed, len(receipts), size, tuple(problems))
 
@@ -120,7 +122,7 @@ def verify(where: Where, progress: Callable[[int], object] | None = None) -> Rep
 def _seal(place: Place, job: Job) -> Seal | None:
     data = place.read(SEAL)
     seal = None if data is None else parse_seal(data, place.where(SEAL))
-    return read_seal(place, job) if seal and seal.job == job.fingerprint else seal
+    return read_sealed(place, job)[1] if seal and job.at(seal.job) else seal
 
 
 def _receipts(place: Place, problems: _Problems) -> dict[int, Receipt]:
@@ -137,16 +139,17 @@ def _receipt(place: Place, name: str) -> Receipt:
 def _other_owner(job: Job, seal: Seal | None, receipts: Mapping[int, Receipt]) -> str | None:
     """The job that the seal, or else every receipt, belongs to, if it is another: then it is job.json that changed."""
     owners = {seal.job} if seal else {receipt.job for receipt in receipts.values()}
-    return min(owners) if owners and job.fingerprint not in owners else None
+    ours = {job.fingerprint, *(stage.job for stage in job.stages)}
+    return min(owners) if owners and not owners & ours else None
 
 
 def _of_job(place: Place, job: Job, receipts: Mapping[int, Receipt], problems: _Problems) -> dict[int, Receipt]:
     """The receipts that are this job's."""
-    fingerprint, before = job.fingerprint, len(problems)
+    owner, before = job.owners(), len(problems)
     own = {}
     for number, receipt in receipts.items():
         file = place.where(receipt_name(number))
-        problems.attempt(file, refuse_foreign_receipt, file, receipt, job, fingerprint, number)
+        problems.attempt(file, refuse_foreign_receipt, file, receipt, job, owner(number), number)
         if len(problems) == before:
             own[number] = receipt
         before = len(problems)
@@ -199,6 +202,7 @@ def _seal_problems(place: Place, job: Job, receipts: Mapping[int, Receipt], seal
     absent = [name for number in range(job.layout.shards) if (name := receipt_name(number)) not in there]
     for path in map(place.where, absent):
         yield Problem(path, f"{path} is gone, and the cache is sealed. {REPAIR}")
+    receipts = {number: receipt for number, receipt in receipts.items() if number < job.layout.shards}
     chains, kept = proven(job, receipts), sealed(job, seal)
     others = [number for number in receipts if any(chains[name][number] != kept[name][number] for name in chains)]
     for path in map(place.where, map(receipt_name, others)):

@@ -6,13 +6,13 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from pipeline.errors import IncompleteError, MismatchError, StorageError
+from pipeline.errors import ConfigError, IncompleteError, MismatchError, StorageError
 from pipeline.store import files
 from pipeline.store.addresses import Where, place_of
 from pipeline.store.committer import Block, Committer, committed
 from pipeline.store.directories import Directory
 from pipeline.store.documents import Job, Receipt, Seal, parse_job
-from pipeline.store.group import metadata_documents, refuse_other_metadata
+from pipeline.store.group import documents_ever, metadata_documents, refuse_other_metadata
 from pipeline.store.layout import Shard
 from pipeline.store.lock import Lock
 from pipeline.store.places import LOCK, Place
@@ -22,6 +22,7 @@ from pipeline.store.state import (
     RECEIPTS,
     SEAL,
     State,
+    read_job,
     read_receipts,
     read_seal,
     read_state,
@@ -151,13 +152,21 @@ class CacheWriter:
         receipts = [self._receipts[number] for number in range(self.layout.shards)]
         made = self._committer.made(sum(receipt.made.seconds for receipt in receipts))
         seal = Seal.of(self.job, metadata_documents(self.job), receipts, made, about)
-        if not self.place.create(SEAL, seal.to_bytes()):
+        if self.job.stages:
+            self._replace(seal)
+        elif not self.place.create(SEAL, seal.to_bytes()):
             first = read_seal(self.place, self.job)
             if first is None or first.cache_id != seal.cache_id:
                 raise committed(self.place.where(SEAL))
             seal = first  # another writer of the same labels was done before
         self._seal = seal
         return seal
+
+    def _replace(self, seal: Seal) -> None:
+        """Of a cache that was extended: readers find the one before until the new one is there, whole."""
+        for name, document in metadata_documents(self.job).items():
+            self.place.write(f"{GROUP}/{name}", [document])
+        self.place.write(SEAL, [seal.to_bytes()])
 
     def _refuse_committed(self, shard: Shard) -> None:
         if shard != self.layout.shard(shard.number):
@@ -253,6 +262,54 @@ def begin(place: Place, job: Job) -> None:
     place.tidy()
     if not place.create(JOB, job.to_bytes()):
         _job_there(place, job)
-    for name, document in metadata_documents(job).items():
-        if not place.create(f"{GROUP}/{name}", document):
-            refuse_other_metadata(place, f"{GROUP}/{name}", document)
+    for name, documents in documents_ever(standing(place, job)).items():
+        if not place.create(f"{GROUP}/{name}", documents[0]):
+            refuse_other_metadata(place, f"{GROUP}/{name}", *documents)
+
+
+def standing(where: Where, job: Job) -> Job:
+    """A job as it stands at a place, with the stages that it was extended from; itself, if it is not there.
+
+    Raises:
+        MismatchError: another job is.
+        StorageError: no cache is, but something else.
+
+    """
+    place = place_of(where)
+    return read_job(place) if _available(place, job) else job
+
+
+def extend(where: Where, views: int) -> Job:
+    """Have a sealed cache grow to so many views: from now on its job says so, and a writer finds the new ones missing.
+
+    What is there stays as it is, and readers find it as it was until the new seal is there. Not for two at a time in a
+    store that has no lock: the last one's number of views counts.
+
+    Returns:
+        Its job; that of a cache that is growing to just that already is left as it is.
+
+    Raises:
+        IncompleteError: it has no seal.
+        ConfigError: it has as many views, or more.
+        LockedError: a writer is at work on it.
+
+    """
+    place = place_of(where)
+    state = read_state(place)
+    if state.job.view_count == views and state.job.stages:
+        return state.job
+    if not state.seal:
+        raise IncompleteError(
+            f"{place} has no seal: {len(state.receipts)} of its {state.job.layout.shards} shards are done. Finish it "
+            "with the command that began it; a cache that is whole can be extended."
+        )
+    if views <= state.job.view_count:
+        raise ConfigError(f"{place} has {state.job.view_count} views, and {views} are no more. Ask for more.")
+    job = state.job.extended(views)
+    place.prepare()
+    lock = place.lock()
+    try:
+        place.write(JOB, [job.to_bytes()])
+    finally:
+        lock.release(remove=True)
+    return job

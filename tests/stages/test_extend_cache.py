@@ -1,0 +1,181 @@
+"""More views for a cache that is whole: nothing of it is rewritten, and until the new seal it is read as it was."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from river_cases import STEADY
+from stage_cases import PATIENT, decided, must, run, softlabels, words
+from store_cases import job_of
+
+from pipeline.config import load
+from pipeline.errors import CorruptError
+from pipeline.sources import open_views
+from pipeline.store.documents import parse_job
+from pipeline.store.mapped import LabelCache
+from pipeline.store.verify import verify
+
+VIEWS = ("views.transform=crop_flip", "views.options={pixels = 1}")
+TWO, FIVE = (*VIEWS, "views.count=2"), (*VIEWS, "views.count=5")
+
+
+def kept(cache: Path) -> dict[str, tuple[bytes, int]]:
+    """Every shard file and receipt: its bytes, and when they were written."""
+    files = [*cache.glob("labels.zarr/*/c/**/*"), *cache.glob("receipts/*")]
+    return {
+        str(path.relative_to(cache)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files if path.is_file()
+    }
+
+
+def labels(cache: LabelCache) -> dict[str, list[bytes]]:
+    """All rows of all views."""
+    found = [cache.gather(view, np.arange(cache.layout.rows)) for view in range(cache.layout.views)]
+    return {name: [record[name].tobytes() for record in found] for name in found[0]}
+
+
+def test_views_are_added_and_nothing_is_rewritten(fitted: Path) -> None:
+    """Law: the labels are those of a cache made at once with as many views; every old file and receipt is untouched."""
+    must("generate", *TWO)
+    before, first = kept(fitted / "cache"), LabelCache.open(fitted / "cache")
+    facts = must("extend", *TWO, flags=("--views", "5", "--json")).facts
+    assert (facts["rows"], facts["made"]) == (50, 150)
+    assert facts["cache_id"] != first.cache_id
+    after = kept(fitted / "cache")
+    assert {name: after[name] for name in before} == before
+    must("generate", *FIVE, "cache.path=at-once")
+    whole = LabelCache.open(fitted / "cache")
+    assert labels(whole) == labels(LabelCache.open(fitted / "at-once"))
+    assert verify(fitted / "cache").problems == ()
+    assert zarr.open_group(fitted / "cache/labels.zarr", mode="r")["logits"].shape == (5, 50, 3)
+    assert must("generate", *FIVE, flags=("--json",)).facts["made"] == 0
+    assert labels(first)["logits"] == labels(whole)["logits"][:2]
+
+
+def test_a_cache_may_grow_more_than_once_and_by_workers(fitted: Path) -> None:
+    """Law: each time all that was there stays; students of any of its views are trained from it."""
+    must("generate", *TWO)
+    must("extend", *TWO, flags=("--views", "3"))
+    must("extend", *TWO, flags=("--views", "5", "--workers", "2"))
+    must("generate", *FIVE, "cache.path=at-once")
+    assert labels(LabelCache.open(fitted / "cache")) == labels(LabelCache.open(fitted / "at-once"))
+    assert [stage.views for stage in LabelCache.open(fitted / "cache").job.stages] == [2, 3]
+    assert softlabels("verify", "cache", "--teacher", "e.toml", *(w for s in FIVE for w in ("--set", s))).code == 0
+    must("train", *TWO, "students.distilled.views=4")
+    assert softlabels("push", "cache", "copy").code == 0
+    assert LabelCache.open(fitted / "copy").cache_id == LabelCache.open(fitted / "cache").cache_id
+
+
+def grow(folder: Path) -> "subprocess.Popen[bytes]":
+    """`extend` on a patient teacher."""
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    return subprocess.Popen(
+        [sys.executable, "-m", "stages", *words("extend", (*PATIENT, *TWO), ("--views", "3"))],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths},
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_one_that_was_killed_half_way_is_read_as_it_was_and_goes_on(fitted: Path) -> None:
+    """Law: until the new seal is there readers find the old cache; the same command makes what is missing, no more."""
+    must("generate", *PATIENT, *TWO)
+    before = LabelCache.open(fitted / "cache")
+    process = grow(fitted)
+    late = time.monotonic() + 60
+    while len(list((fitted / "cache/receipts").iterdir())) < 30:
+        assert time.monotonic() < late
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(list((fitted / "cache/receipts").glob("*.json")))
+    assert 30 <= done < 39
+    half = LabelCache.open(fitted / "cache")
+    assert (half.cache_id, half.layout.views) == (before.cache_id, 2)
+    assert labels(half) == labels(before)
+    report = verify(fitted / "cache")
+    assert (report.sealed, report.problems, report.shards) == (False, (), done)
+    facts = must("extend", *PATIENT, *TWO, flags=("--views", "3", "--json")).facts
+    assert facts["made"] == 150 - min(50 * 2, 150) - 4 * (done - 26)
+    assert verify(fitted / "cache").sealed
+    assert LabelCache.open(fitted / "cache").layout.views == 3
+
+
+@pytest.mark.parametrize("lost", ["seal.json", "labels.zarr/logits/zarr.json", "labels.zarr/zarr.json"])
+def test_killed_while_sealing_it_is_read_as_it_was_and_sealed_by_the_same_command(lost: str, fitted: Path) -> None:
+    """Law: at any of the files that are replaced last, in any order."""
+    must("generate", *TWO)
+    shutil.copytree(fitted / "cache", fitted / "old")
+    must("extend", *TWO, flags=("--views", "3"))
+    new = decided(fitted / "cache")
+    shutil.copy(fitted / "old/seal.json", fitted / "cache/seal.json")
+    shutil.copy(fitted / "old" / lost, fitted / "cache" / lost)
+    old, half = LabelCache.open(fitted / "old"), LabelCache.open(fitted / "cache")
+    assert (half.cache_id, labels(half)) == (old.cache_id, labels(old))
+    assert must("extend", *TWO, flags=("--views", "3", "--json")).facts["made"] == 0
+    assert decided(fitted / "cache") == new
+    assert verify(fitted / "cache").problems == ()
+
+
+def test_what_cannot_be_extended_is_refused_and_left_as_it_is(fitted: Path) -> None:
+    """Law: with the way out, and not one byte is changed."""
+    run("extend", *TWO, flags=("--views", "3")).refuses(4, "holds no label cache")
+    must("generate", *TWO)
+    before = kept(fitted / "cache"), (fitted / "cache/job.json").read_bytes()
+    run("extend", *TWO, flags=("--views", "2")).refuses(2, "has 2 views, and 2 are no more. Ask for more")
+    run("extend", *TWO, "views.seed=4", flags=("--views", "3")).refuses(5, "views.seed was 0 and is now 4")
+    run("generate", *FIVE).refuses(
+        5, "was made with 2 views, and now 5 are asked for", "softlabels extend CONFIG --views 5"
+    )
+    both = run("extend", *TWO, flags=("--views", "3", "--workers", "1", "--scheduler", "x"))
+    assert (both.code, both.out) == (2, "")
+    assert "give one of them" in both.err
+    (fitted / "cache/seal.json").unlink()
+    run("extend", *TWO, flags=("--views", "3")).refuses(4, "has no seal: 8 of its 8 shards are done. Finish it")
+    assert (kept(fitted / "cache"), (fitted / "cache/job.json").read_bytes()) == before
+
+
+@STEADY
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=5, unique=True).map(sorted))
+def test_a_job_remembers_what_it_was(views: list[int]) -> None:
+    """Law: each stage is that very job, and each shard is of the stage that had its view first."""
+    first = job_of(views=views[0])
+    job = first
+    jobs = [first]
+    for count in views[1:]:
+        job = job.extended(count)
+        jobs.append(job)
+    assert [job.at(each.fingerprint) for each in jobs] == jobs
+    assert job.at("0" * 64) is None
+    assert parse_job(job.to_bytes(), "job.json") == job
+    assert b"stages" not in first.to_bytes()
+    assert job.differences(job_of(views=views[-1])) == []
+    owner = job.owners()
+    for shard in job.layout.all_shards():
+        assert owner(shard.number) == next(each for each in jobs if shard.view < each.view_count).fingerprint
+
+
+@pytest.mark.parametrize("change", [{"views": 3}, {"job": "0" * 64}, {"views": 9}])
+def test_a_job_that_lies_about_what_it_was_is_refused(change: dict[str, object]) -> None:
+    """Law: its stages are checked against its own content."""
+    job = job_of(views=2).extended(4)
+    lying = json.loads(job.to_bytes())
+    lying["stages"][0] |= change
+    data = json.dumps(lying, separators=(",", ":")).encode()
+    with pytest.raises(CorruptError, match="is not the job that was written"):
+        parse_job(data, "job.json")
+
+
+def test_the_views_of_an_experiment_do_not_depend_on_how_many_there_are(fitted: Path) -> None:
+    """Law: view 1 of two is view 1 of five."""
+    two, five = (open_views(load(fitted / "e.toml", each)) for each in (TWO, FIVE))
+    np.testing.assert_array_equal(two.inputs(np.arange(50), 1), five.inputs(np.arange(50), 1))
