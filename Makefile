@@ -93,9 +93,10 @@ format: $(VENV)/ready-dev ## Put the code in the formatter's shape.
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-# torchvision beside torch without CUDA cannot be imported, and breaks who looks for it: tests find it here alone.
+# torchvision beside torch without CUDA cannot be imported, and breaks who looks for it: tests find it here alone, and
+# timm, which needs it.
 .torchvision/ready: constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --no-deps --target .torchvision --upgrade torchvision
+	$(BIN)/python -m pip install --quiet --no-deps --target .torchvision --upgrade torchvision timm
 	@touch $@
 
 test: $(VENV)/ready-dev .torchvision/ready ## Run the tests (a quarter of an hour on two cores).
@@ -153,6 +154,7 @@ bench: $(VENV)/ready-dev bench-setup ## Remake every figure: reading, peers, bot
 	$(BIN)/python -m benchmarks.cluster $(QUICK)
 	$(BIN)/python -m benchmarks.buckets $(QUICK)
 	$(BIN)/python -m benchmarks.mixing $(QUICK)
+	$(BIN)/python -m benchmarks.views $(QUICK)
 
 fidelity: $(VENV)/ready bench-rows ## Hold every encoding against these teachers; print tables, keep plots (ten minutes).
 	$(BIN)/python -m benchmarks.fidelity $(QUICK)

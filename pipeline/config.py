@@ -17,7 +17,9 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -49,6 +51,9 @@ class ViewSettings(Settings):
     mean: PerChannel = 0.0
     """A number for all, or one for each channel."""
     std: Annotated[PerChannel, AfterValidator(_positive)] = 1.0
+    preprocessing: Literal["teacher"] | None = None
+    """Take mean and std from what the teacher's library says of it (`pipeline.hubs.preprocessing`), and the size, crop
+    and interpolation of a dataset of images where it leaves them out."""
     transform: str | None = None
     """A transform by name ("crop_flip", "resized_crop"), or package.module:callable. Left out, a view is the sample."""
     options: Options = Field(default_factory=dict)
@@ -63,6 +68,23 @@ class ViewSettings(Settings):
         if self.count > 1 and not self.transform and not self.mix:
             raise ValueError(f"count = {self.count} views of a sample would all be the same: name a transform or a mix")
         return self
+
+    @model_validator(mode="after")
+    def _normalised_once(self) -> "ViewSettings":
+        given = sorted({"mean", "std"} & self.model_fields_set)
+        if self.preprocessing is not None and given:
+            raise ValueError(
+                f'preprocessing = "{self.preprocessing}" says what {" and ".join(given)} would say too: leave one of '
+                "them out"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without mean and std where `preprocessing` stands for them: what is written can be read again."""
+        table: dict[str, Any] = handler(self)
+        left_out = ("mean", "std") if self.preprocessing is not None else ()
+        return {name: value for name, value in table.items() if name not in left_out}
 
 
 class Training(Settings):
@@ -158,6 +180,9 @@ class Student(Training):
     a new one in every epoch."""
     view_order: Literal["cycle", "shuffle"] = "cycle"
     """In epoch e view e mod views of all samples; or of each sample its own order, drawn by its name."""
+    views_at_once: PositiveInt = 1
+    """So many views of a sample stand side by side in a batch, and share its reading and decoding. As many rows as ever
+    make an epoch, so in so many epochs each sample comes once."""
     repeats: PositiveInt = 1
     baseline: str | None = None
     """The student to train as well and to stand beside this one in the table."""
@@ -166,6 +191,15 @@ class Student(Training):
     def terms(self) -> tuple[Term, ...]:
         """The terms of its loss; `temperature` and `alpha` count where the loss is a name."""
         return one_term(self.loss, self.temperature, self.alpha) if isinstance(self.loss, str) else self.loss
+
+    @model_validator(mode="after")
+    def _batches_hold_samples(self) -> "Student":
+        if self.batch_size % self.views_at_once:
+            raise ValueError(
+                f"batch_size = {self.batch_size} rows cannot be samples in views_at_once = {self.views_at_once} views "
+                "each: make one a multiple of the other"
+            )
+        return self
 
     @property
     def soft(self) -> bool:

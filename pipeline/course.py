@@ -86,6 +86,18 @@ def classes(entries: Sequence[Entry], dataset: Dataset) -> list[list[Entry]]:
     return list(groups.values())
 
 
+def rehearse(entries: Sequence[Entry], reader: Reader) -> None:
+    """Refuse networks that cannot be built, or do not answer a sample, before anything of theirs is thrown away.
+
+    Raises:
+        ConfigError: a model that cannot be built.
+        TrainingError: a network that does not answer with one logit a class.
+
+    """
+    for run, lesson in entries:
+        try_out(start(lesson.build(), run.settings, run.views, 1), reader.dataset)
+
+
 def teach(
     entries: Sequence[Entry], reader: Reader, watch: Watch, workers: int = 1, ranks: Ranks = ALONE
 ) -> list[Metrics | None]:

@@ -23,6 +23,7 @@ from pipeline.weights import file_digest
 DRAWN = ("sampled", "multinomial", "head+sampled")
 WITH_SUMS = ("topk", "head+sampled")
 ALWAYS = ("encoding", "classes", "dtype", "k", "temperatures")
+VIEWS = {"views", "view_order", "views_at_once"}  # of a student
 ALWAYS_VIEWS = ("seed", "mean", "std")
 _DEFAULTS = {item.name: item.default for item in fields(LabelSpec)}
 
@@ -158,4 +159,4 @@ def seen(views: ViewSettings, student: Student | None = None) -> dict[str, JsonV
     section = _views_section(views)
     if not (views.transform or views.mix):
         return {name: section[name] for name in ("mean", "std")}
-    return section | (student.model_dump(mode="json", include={"views", "view_order"}) if student else {})
+    return section | (student.model_dump(mode="json", include=VIEWS) if student else {})

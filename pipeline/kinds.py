@@ -6,13 +6,19 @@ What opens them is `pipeline.sources`; what reads them, `pipeline.datasets`.
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag, model_validator
 
+from pipeline.errors import ConfigError
 from pipeline.settings import FilePath, Options, Settings
 
 REFERENCE = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
 
 Reference: TypeAlias = Annotated[str, Field(pattern=REFERENCE)]
+
+
+def _listed(value: object) -> object:
+    """A list of one, where one is written alone."""
+    return [value] if isinstance(value, str) else value
 
 
 class Source(Settings):
@@ -76,6 +82,77 @@ class ZarrPair(Source):
     ids: FilePath | None = None
 
 
+class Decoded(Source):
+    """What every kind that decodes pictures takes besides their size."""
+
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The share of the shorter side that is kept: pictures are resized to size / crop, and the middle is cut out."""
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "box", "nearest"] = "bilinear"
+    damaged: Literal["refuse", "skip"] = "refuse"
+    """What becomes of pictures that do not decode: one is an error, or all are tried first and these left out."""
+
+
+class Pictures(Decoded):
+    """What has pictures alone, of which all have to be brought to one size."""
+
+    size: PositiveInt | None = None
+    """The height and width of an input, in pixels; the teacher's own, with `preprocessing = "teacher"` in `[views]`."""
+
+    def arguments(self) -> dict[str, object]:
+        """The keywords of the kind itself; ConfigError without a size."""
+        if self.size is None:
+            raise ConfigError(
+                f'The dataset of kind = "{getattr(self, "kind", "")}" says no size. Set the size of its pictures in '
+                'pixels, such as size = 224; or let the teacher say it: preprocessing = "teacher" in [views].'
+            )
+        return super().arguments()
+
+
+class Images(Pictures):
+    """A folder with a folder of pictures a class, or any folder of pictures without labels."""
+
+    kind: Literal["images"]
+    path: FilePath
+    labelled: bool = True
+
+
+class WebDataset(Pictures):
+    """Samples in tar files: a picture, and its class beside it."""
+
+    kind: Literal["webdataset"]
+    shards: Annotated[tuple[FilePath, ...], BeforeValidator(_listed), Field(strict=False, min_length=1)]
+    """Tar files, or patterns of them such as data/train-{0000..0011}.tar or data/*.tar: one, or a list."""
+
+    def arguments(self) -> dict[str, object]:
+        """The keywords of the kind itself, with patterns as they are written."""
+        return {**super().arguments(), "shards": [str(each) for each in self.shards]}
+
+
+class HuggingFace(Decoded):
+    """A dataset of the library `datasets`, from a folder or by its name."""
+
+    kind: Literal["huggingface"]
+    path: FilePath | None = None
+    """Where `save_to_disk` put it."""
+    name: str | None = None
+    """What `load_dataset` knows it by, which may fetch it."""
+    config: str | None = None
+    split: str | None = None
+    input: str
+    """The column of inputs: pictures, or numbers of one shape."""
+    label: str | None = None
+    size: PositiveInt | None = None
+    """Of pictures, which need it."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "HuggingFace":
+        if (self.path is None) == (self.name is None):
+            raise ValueError("expected either `path`, a folder, or `name`, that of a published dataset")
+        if self.path is not None and self.config is not None:
+            raise ValueError("`config` chooses among those of a `name`; leave it out beside `path`")
+        return self
+
+
 class Factory(Source):
     """The user's own map-style dataset: `kind = "package.module:callable"`."""
 
@@ -96,7 +173,10 @@ AnySource: TypeAlias = Annotated[
     Annotated[Digits, Tag("digits")]
     | Annotated[Idx, Tag("idx")]
     | Annotated[Hdf5, Tag("hdf5")]
+    | Annotated[HuggingFace, Tag("huggingface")]
+    | Annotated[Images, Tag("images")]
     | Annotated[Npy, Tag("npy")]
+    | Annotated[WebDataset, Tag("webdataset")]
     | Annotated[ZarrPair, Tag("zarr")]
     | Annotated[Factory, Tag("own")],
     Discriminator(_tag_of),
@@ -107,7 +187,10 @@ SOURCES: Mapping[str, type[Source]] = {
     "digits": Digits,
     "idx": Idx,
     "hdf5": Hdf5,
+    "huggingface": HuggingFace,
+    "images": Images,
     "npy": Npy,
+    "webdataset": WebDataset,
     "zarr": ZarrPair,
     "own": Factory,
 }

@@ -1,7 +1,7 @@
-"""Small reference networks by name, and your own by `package.module:callable`.
+"""Small reference networks by name, those of model libraries by `PREFIX:NAME`, your own by `package.module:callable`.
 
-The networks are for examples and tests. They take inputs [N, *input_shape] and give logits [N, classes]. Not for
-results to publish: use a model library's, through a factory of your own.
+The small networks are for examples and tests. They take inputs [N, *input_shape] and give logits [N, classes]. Not for
+results to publish: use a model library's (`pipeline.hubs`), or a factory of your own.
 """
 
 import difflib
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
 from pipeline.errors import ConfigError, SoftLabelsError
+from pipeline.hubs import HUBS
 from pipeline.references import resolve
 
 IMAGE_AXES = 3
@@ -108,16 +109,14 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({"mlp": mlp, "
 
 
 def build(model: str, arguments: Mapping[str, object], input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """A network by name, called with the shapes and the arguments, or a factory of yours, with the arguments only.
+    """A network by name or of a library, made for these shapes; or of a factory of yours, from the arguments only.
 
     Raises:
         ConfigError: the name is not known, the arguments do not fit, or what comes back is no `torch.nn.Module`.
 
     """
-    shapes = {} if ":" in model else {"input_shape": input_shape, "classes": classes}
-    factory = resolve(model) if ":" in model else _named(model)
     try:
-        network = factory(**shapes, **arguments)
+        network = _built(model, arguments, input_shape, classes)
     except SoftLabelsError:
         raise
     except Exception as error:
@@ -137,6 +136,15 @@ def build(model: str, arguments: Mapping[str, object], input_shape: tuple[int, .
 def count_parameters(model: nn.Module) -> int:
     """The number of weights, trained or frozen."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _built(model: str, arguments: Mapping[str, object], input_shape: tuple[int, ...], classes: int) -> object:
+    prefix, colon, name = model.partition(":")
+    if not colon:
+        return _named(model)(input_shape=input_shape, classes=classes, **arguments)
+    if prefix in HUBS:
+        return HUBS[prefix](name, arguments, _channels(model, input_shape), classes)
+    return resolve(model)(**arguments)
 
 
 def _named(model: str) -> Callable[..., nn.Module]:

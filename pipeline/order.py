@@ -116,26 +116,28 @@ class ViewOrder:
     """Which view of a sample an epoch shows.
 
     Args:
-        count: of so many views one after the other; None: in every epoch a new one.
+        count: of so many views one after the other; None: each time a new one.
         shuffled: of each sample in an order of its own, drawn by its row's number, a new one each time all were shown.
+        together: so many views of a sample side by side in a batch.
 
     """
 
     count: int | None = None
     shuffled: bool = False
+    together: int = 1
 
-    def views(self, rows: Rows, seed: int, epoch: int) -> Rows | int:
-        """The view of each row, `[n]`, or the one of all.
+    def views(self, rows: Rows, seed: int, shown: int | Rows) -> Rows | int:
+        """The view of each row, `[n]`, or the one of all, given how many times it was shown before.
 
-        >>> [ViewOrder(3).views(np.arange(4), seed=0, epoch=epoch) for epoch in range(4)]
+        >>> [ViewOrder(3).views(np.arange(4), seed=0, shown=epoch) for epoch in range(4)]
         [0, 1, 2, 0]
         """
         if self.count is None:
-            return epoch
-        turn, place = divmod(epoch, self.count)
+            return shown
         if not self.shuffled:
-            return place
-        orders = (generator("views", seed, turn, row).permutation(self.count)[place] for row in rows.tolist())
+            return shown % self.count
+        named = zip(*(each.tolist() for each in np.broadcast_arrays(rows, *np.divmod(shown, self.count))), strict=True)
+        orders = (generator("views", seed, turn, row).permutation(self.count)[at] for row, turn, at in named)
         return np.fromiter(orders, np.int64, rows.size)
 
 
@@ -230,13 +232,18 @@ class EpochSampler(Sampler[Rows]):
 
     def upcoming(self, epoch: int, step: int = 0) -> Iterator[Rows]:
         """The rank's rows of each batch from a step of an epoch on, `[n]`: whatever is walked, and without walking."""
-        order = Order(self.length, self.seed, epoch, None if self.windows else self.usable, self.windows)
+        together = self.views.together
+        group, part = divmod(epoch, together)  # of so many epochs, in which every row comes once
+        order = Order(self.length, self.seed, group, None if self.windows else self.usable, self.windows)
         many = max(1, BLOCK_ROWS // self.batch_size)
         for begun in range(step, self.steps, many):
             start, *ends = (self._end(step) for step in range(begun - 1, min(begun + many, self.steps)))
-            for batch in np.split(order.take(start, ends[-1]), [end - start for end in ends[:-1]]):
-                rows = batch[self.rank :: self.world]
-                yield rows + self.length * self.views.views(rows, self.seed, epoch)
+            samples, sides = np.divmod(np.arange(start, ends[-1]) + part * self.total, together)
+            rows = order.take(int(samples[0]), int(samples[-1]) + 1)[samples - samples[0]]
+            for first, end in zip([start, *ends[:-1]], ends, strict=True):
+                mine = slice(first - start + self.rank, end - start, self.world)
+                shown = sides[mine] + group * together if together > 1 else epoch
+                yield rows[mine] + self.length * self.views.views(rows[mine], self.seed, shown)
 
     def _end(self, step: int) -> int:
         """Where a batch ends in the epoch; step -1, where its first one begins."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline import encodings
+from pipeline.config import Student
 from pipeline.datasets import Dataset, ids_digest
 from pipeline.encodings.ids import four_bytes
 from pipeline.errors import ConfigError, CorruptError, DatasetError, MismatchError
@@ -90,19 +91,19 @@ class Reader(torch.utils.data.Dataset[Batch]):
             )
         return Windows.cut(shards, self.cache.layout.shard_rows, len(self), self._places)
 
-    def views(self, count: int | None, *, shuffled: bool, soft: bool) -> ViewOrder:
-        """Which views a student sees: so many, or all that are cached; one that hears no teacher, a new one each epoch.
+    def views(self, student: Student) -> ViewOrder:
+        """Which views a student sees: as many as it says, or all that are cached; without a teacher, ever new ones.
 
         Raises:
             ConfigError: there are fewer.
 
         """
-        cached = self.cache.layout.views if soft and self.cache else None
-        most = cached if self.dataset.changes else 1
-        if count is not None and most is not None and count > most:
+        cached = self.cache.layout.views if student.soft and self.cache else None
+        most, asked = cached if self.dataset.changes else 1, max(student.views or 1, student.views_at_once)
+        if most is not None and asked > most:
             where = f"{self.cache.place} has" if cached and self.cache else "without a transform a sample has"
-            raise ConfigError(f"views = {count} of a student: {where} {most}. Ask for no more, or leave it out.")
-        return ViewOrder(count or most, shuffled)
+            raise ConfigError(f"{asked} views of a sample for a student: {where} {most}. Ask for no more.")
+        return ViewOrder(student.views or most, student.view_order == "shuffle", student.views_at_once)
 
     @property
     def cached(self) -> int:

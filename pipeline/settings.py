@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -37,6 +38,8 @@ def _located(value: object) -> object:
     """A path, or an address of an object store with `$VARIABLES` filled in."""
     if not isinstance(value, str | Path):
         raise PydanticCustomError("is_instance_of", "a path")
+    if isinstance(value, str) and (slip := _ONE_SLASH.match(value)):
+        raise ValueError(f"{value!r} has one slash where an address has two; did you mean {slip[1]}://{slip[2]}?")
     if not isinstance(value, str) or "://" not in value:
         return _expanded(value)
     address = _filled_in(value)
@@ -81,6 +84,9 @@ def _numbers(value: object) -> float | tuple[float, ...]:
     if not numbers or len(numbers) != (len(value) if isinstance(value, list | tuple) else 1):
         raise PydanticCustomError("numbers", "Input should be a finite number, or a list with one for each channel")
     return tuple(numbers) if isinstance(value, list | tuple) else numbers[0]
+
+
+_ONE_SLASH = re.compile(r"([a-z][a-z0-9+.-]+):/(?!/)(.*)")  # of more than one letter: C:/ is a disk
 
 
 def _listed(value: float | tuple[float, ...]) -> float | list[float]:

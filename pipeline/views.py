@@ -130,7 +130,9 @@ class Viewed:
         return f"views.transform {self.settings.transform}{f' ({made})' if made else ''}"
 
     def _transformed(self, rows: Rows, views_N: Rows) -> Array:
-        inputs_NX = self.dataset.inputs(rows)
+        distinct, places = np.unique(rows, return_inverse=True)
+        shared = distinct.size < rows.size  # several views of a sample: it is read and decoded once
+        inputs_NX = self.dataset.inputs(distinct)[places] if shared else self.dataset.inputs(rows)
         if self._transform is None:
             return inputs_NX
         seed, named = self.settings.seed, zip(self.ids[rows].tolist(), views_N.tolist(), strict=True)

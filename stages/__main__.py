@@ -86,7 +86,12 @@ def _cache_options(command: Command) -> Command:
 def _load(config: Path, overrides: tuple[str, ...]) -> "Experiment":
     from pipeline.config import load
 
-    return load(config, overrides)
+    experiment = load(config, overrides)
+    if experiment.views.preprocessing is None:
+        return experiment
+    from pipeline.hubs.preprocessing import resolved
+
+    return resolved(experiment)
 
 
 def _finish(report: "Report", *, as_json: bool) -> None:

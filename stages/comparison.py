@@ -12,7 +12,7 @@ from pipeline.runs import Metrics
 from pipeline.store.documents import Seal
 from pipeline.store.mapped import LabelCache
 from pipeline.store.writer import human
-from stages.report import Report, counted, duration, table
+from stages.report import Report, duration, table
 
 HEADER = ["", "test accuracy", "ECE", "parameters", "time", "true labels", "soft labels"]
 NONE = "-"
@@ -64,9 +64,10 @@ def _worth(seal: Seal, results: Mapping[str, Sequence[Metrics]]) -> tuple[dict[s
     in_the_loop = mean(epochs) * a_pass
     students, saved = once / in_the_loop if in_the_loop else 1.0, sum(epochs) * a_pass - once
     facts = {"students": students, "in_the_loop_seconds_a_student": in_the_loop, "saved_seconds": saved}
+    runs = "this run" if len(epochs) == 1 else f"these {len(epochs):,} runs"
     return facts, (
         f"Break-even: {students:.2g} students. In the loop, the teacher would take about as long in every epoch, "
-        f"{duration(in_the_loop)} a student; these {counted(len(epochs), 'run')} saved {duration(max(0.0, saved))}."
+        f"{duration(in_the_loop)} a student; {runs} saved {duration(max(0.0, saved))}."
     )
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from pipeline.config import Experiment, Training, dump
-from pipeline.course import Lesson, Watch, teach
+from pipeline.course import Lesson, Watch, rehearse, teach
 from pipeline.errors import ConfigError, TeacherError
 from pipeline.job import content_of, seen
 from pipeline.labels import SoftLabels
@@ -41,14 +41,16 @@ def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
     dataset = open_views(experiment)
     run = _run(experiment, teacher.fit, dataset)
     with joined() as ranks:
+        lesson = _lesson(experiment, dataset)
         if restart and ranks.leads:
+            rehearse([(run, lesson)], Reader(dataset))
             run.clear()
         ranks.wait()
         metrics = finished(run)
         if metrics is None and teacher.checkpoint.is_file() and not run.begun:
             return Report({"checkpoint": str(teacher.checkpoint)}, f"The teacher is there: {teacher.checkpoint}.")
         title = "trained already" if metrics else "trained"
-        metrics = metrics or _fit(experiment, run, dataset, ranks, restart=restart)
+        metrics = metrics or _fit(experiment, run, lesson, dataset, ranks, restart=restart)
     reached = "" if metrics["test_accuracy"] is None else f"; test accuracy {100 * metrics['test_accuracy']:.2f} %"
     return Report(
         {"checkpoint": str(teacher.checkpoint), **metrics},
@@ -75,17 +77,20 @@ def _run(experiment: Experiment, settings: Training, dataset: Viewed) -> Run:
     return Run(folder, teacher.checkpoint, identity, dump(experiment), settings, views, settings.seed)
 
 
-def _fit(experiment: Experiment, run: Run, dataset: Viewed, ranks: Ranks, *, restart: bool) -> Metrics:
+def _lesson(experiment: Experiment, dataset: Viewed) -> Lesson:
     def network() -> torch.nn.Module:
         return build(experiment.teacher.model, experiment.teacher.options, dataset.input_shape, dataset.classes or 0)
 
     def loss(logits_NC: torch.Tensor, labels_N: torch.Tensor, _: SoftLabels | None) -> torch.Tensor:
         return cross_entropy(logits_NC, labels_N)
 
-    test = open_test(experiment, dataset)
+    views = ViewOrder(None if dataset.changes else 1)
+    return Lesson(network, loss, soft=False, test=open_test(experiment, dataset), views=views)
+
+
+def _fit(experiment: Experiment, run: Run, lesson: Lesson, dataset: Viewed, ranks: Ranks, *, restart: bool) -> Metrics:
     with stop_on_signals() as stop, bar("teacher", run.settings.epochs * len(dataset)) as rows:
         watch, workers = Watch(stop, rows.update), readers(experiment)
-        lesson = Lesson(network, loss, soft=False, test=test, views=ViewOrder(None if dataset.changes else 1))
         (metrics,) = teach([(run, lesson)], Reader(dataset), watch, workers, ranks)
     if metrics is None:
         raise stop.error("Every step is kept.", restart=restart)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from pipeline.config import Experiment, Student, dump
-from pipeline.course import Lesson, Watch, classes, teach
+from pipeline.course import Lesson, Watch, classes, rehearse, teach
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError
-from pipeline.job import check_made_for, seen
+from pipeline.job import VIEWS, check_made_for, seen
 from pipeline.models import build
 from pipeline.objective import Objective, objective
 from pipeline.ranks import Ranks, joined
@@ -90,6 +90,7 @@ def _train_all(school: School, students: dict[str, Student], *, restart: bool) -
     # What can be refused is refused before the first of them has trained for hours.
     groups = classes(entries, school.dataset)
     if restart and school.ranks.leads:
+        rehearse(entries, school.reader)
         for run, _ in entries:
             run.clear()
     school.ranks.wait()
@@ -117,7 +118,7 @@ def _teach(school: School, entries: list[tuple[Run, Lesson]], watch: Watch) -> l
 def _run(school: School, name: str, student: Student, seed: int, told: Objective) -> Run:
     cache, alone = school.reader.cache, student.model_copy(update={"seed": seed, "repeats": 1, "baseline": None})
     identity: dict[str, Any] = {
-        **alone.model_dump(mode="json", exclude={"device", "repeats", "baseline", "views", "view_order"}),
+        **alone.model_dump(mode="json", exclude={"device", "repeats", "baseline", *VIEWS}),
         **seen(school.experiment.views, student),
         **school.contents,
         "cache_id": cache.cache_id if student.soft and cache else None,
@@ -144,5 +145,5 @@ def _lesson(school: School, student: Student, seed: int, told: Objective) -> Les
         return build(student.model, student.options, dataset.input_shape, dataset.classes or 0)
 
     windows = school.reader.windows(student.window) if student.window else None
-    views = school.reader.views(student.views, shuffled=student.view_order == "shuffle", soft=student.soft)
+    views = school.reader.views(student)
     return Lesson(network, told, student.soft, school.test, visible, windows, views)

@@ -107,6 +107,7 @@ def test_stage_two_never_loads_a_teacher() -> None:
         "tqdm",
         "sklearn",
         "matplotlib",
+        "PIL",
         "torchmetrics",
         "tomli_w",
         "safetensors",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from river_cases import CLASSES, DENSE, STEADY, job_for, part_of, samples
 
 from pipeline.audit.answers import stored_log_p
-from pipeline.config import TeacherSettings, ViewSettings
+from pipeline.config import Student, TeacherSettings, ViewSettings
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.errors import ConfigError, DatasetError, MismatchError
 from pipeline.labeller import Labeller
@@ -212,23 +212,76 @@ def test_a_sampler_asks_for_the_views_of_its_epoch(world: int) -> None:
         assert (asked % 31).tolist() == np.concatenate(plain).tolist()
 
 
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("together", [2, 4])
+def test_views_side_by_side_are_of_one_sample(together: int, world: int) -> None:
+    """Law: in so many epochs every sample comes once, in as many views, side by side in one batch; steps are the same.
+
+    A walk that begins at any step goes on as one that began at the first.
+    """
+    order = ViewOrder(8, together=together)
+    samplers = [EpochSampler(64, 8, seed=2, rank=rank, world=world, views=order) for rank in range(world)]
+    seen = []
+    for epoch in range(2 * together):
+        parts = [list(sampler.upcoming(epoch)) for sampler in samplers]
+        assert [len(part) for part in parts] == [8] * world
+        for step in range(8):
+            batch = np.concatenate([part[step] for part in parts])
+            assert np.unique(batch % 64).size == 8 // together
+            assert np.unique(batch).size == 8
+            seen.append(batch)
+        for later, part in zip(samplers[0].upcoming(epoch, 5), parts[0][5:], strict=True):
+            np.testing.assert_array_equal(later, part)
+    for turn in range(2):
+        shown = np.concatenate(seen[turn * 8 * together : (turn + 1) * 8 * together])
+        assert (np.bincount(shown % 64) == together).all()
+        assert set((shown // 64).tolist()) == set(range(turn * together, (turn + 1) * together))
+
+
+def test_a_sample_that_is_there_in_several_views_is_read_once() -> None:
+    """Law: whatever it takes to decode it."""
+    asked: list[int] = []
+
+    class Watched(ArrayDataset):
+        def inputs(self, rows: np.ndarray) -> np.ndarray:
+            asked.extend(rows.tolist())
+            return super().inputs(rows)
+
+    one = samples()
+    views = Viewed(Watched(one.array, one.ids, one.labels, one.classes), VIEWS)
+    asked.clear()
+    found = views.inputs(np.array([5, 5, 2, 2]), np.array([0, 1, 0, 1]))
+    assert sorted(asked) == [2, 5]
+    np.testing.assert_array_equal(found[[0, 2]], Viewed(one, VIEWS).inputs(np.array([5, 2]), 0))
+
+
+def student(**settings: object) -> Student:
+    """One that hears the teacher, unless told otherwise."""
+    return Student(model="mlp", batch_size=8, **settings)
+
+
 @pytest.mark.parametrize(
-    ("views", "soft", "expected"),
-    [(None, True, ViewOrder(3)), (2, True, ViewOrder(2)), (None, False, ViewOrder(None)), (9, False, ViewOrder(9))],
+    ("settings", "expected"),
+    [
+        ({}, ViewOrder(3)),
+        ({"views": 2}, ViewOrder(2)),
+        ({"view_order": "shuffle", "views_at_once": 2}, ViewOrder(3, shuffled=True, together=2)),
+        ({"loss": "hard"}, ViewOrder(None)),
+        ({"loss": "hard", "views": 9}, ViewOrder(9)),
+    ],
 )
-def test_a_student_sees_what_is_cached_or_what_is_new(
-    views: int | None, soft: bool, expected: ViewOrder, tmp_path: Path
-) -> None:
+def test_a_student_sees_what_is_cached_or_what_is_new(settings: dict, expected: ViewOrder, tmp_path: Path) -> None:
     """Law: who hears the teacher sees cached views, all or as many as asked for; others a new one in each epoch."""
     reader = Reader(Viewed(samples(), VIEWS), cached(tmp_path / "cache", Viewed(samples(), VIEWS)))
-    assert reader.views(views, shuffled=False, soft=soft) == expected
+    assert reader.views(student(**settings)) == expected
 
 
 def test_more_views_than_there_are_are_refused(tmp_path: Path) -> None:
     """Law: of a cache, and of samples without a transform."""
     reader = Reader(Viewed(samples(), VIEWS), cached(tmp_path / "cache", Viewed(samples(), VIEWS)))
-    with pytest.raises(ConfigError, match=r"views = 4 of a student: .*cache has 3. Ask for no more"):
-        reader.views(4, shuffled=False, soft=True)
-    with pytest.raises(ConfigError, match="views = 2 of a student: without a transform a sample has 1"):
-        Reader(samples()).views(2, shuffled=False, soft=False)
-    assert Reader(samples()).views(None, shuffled=True, soft=False) == ViewOrder(1, shuffled=True)
+    for settings in ({"views": 4}, {"views_at_once": 4}):
+        with pytest.raises(ConfigError, match=r"4 views of a sample for a student: .*cache has 3. Ask for no more"):
+            reader.views(student(**settings))
+    with pytest.raises(ConfigError, match="2 views of a sample for a student: without a transform a sample has 1"):
+        Reader(samples()).views(student(loss="hard", views=2))
+    assert Reader(samples()).views(student(loss="hard")) == ViewOrder(1)

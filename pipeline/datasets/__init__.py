@@ -9,9 +9,12 @@ from pipeline.datasets.digests import content_digest, ids_digest
 from pipeline.datasets.digits import from_digits
 from pipeline.datasets.factory import from_factory
 from pipeline.datasets.hdf5 import from_hdf5
+from pipeline.datasets.huggingface import from_huggingface
 from pipeline.datasets.idx import from_idx
+from pipeline.datasets.images import from_images
 from pipeline.datasets.npy import from_npy
 from pipeline.datasets.subset import leave_out
+from pipeline.datasets.webdataset import from_webdataset
 from pipeline.datasets.zarr_pair import from_zarr
 from pipeline.errors import ConfigError
 
@@ -20,8 +23,11 @@ __all__ = ["KINDS", "Dataset", "content_digest", "ids_digest", "open_dataset"]
 KINDS: dict[str, Callable[..., Dataset]] = {
     "digits": from_digits,
     "hdf5": from_hdf5,
+    "huggingface": from_huggingface,
     "idx": from_idx,
+    "images": from_images,
     "npy": from_npy,
+    "webdataset": from_webdataset,
     "zarr": from_zarr,
 }
 

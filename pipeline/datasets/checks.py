@@ -27,6 +27,11 @@ class CheckedDataset:
     input_shape: tuple[int, ...]
     input_dtype: np.dtype[np.generic]
 
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """The names of what the source left out, as it could not be decoded."""
+        return tuple(getattr(self.source, "skipped", ()))
+
     def __len__(self) -> int:
         return len(self.ids)
 

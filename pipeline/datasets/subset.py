@@ -42,6 +42,11 @@ class Subset:
         """The dtype of a batch."""
         return self.source.input_dtype
 
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """The names of what the source left out, as it could not be decoded."""
+        return self.source.skipped
+
     def __len__(self) -> int:
         return len(self.kept)
 

@@ -22,7 +22,7 @@ from pipeline.executors import desk
 from pipeline.executors.crew import Crew
 from pipeline.executors.desk import Order
 from pipeline.executors.rota import IN_FLIGHT
-from pipeline.executors.surroundings import address_of, quiet, refuse_shared
+from pipeline.executors.surroundings import address_of, quiet, refuse_shared, refuse_silent
 
 CONNECT_SECONDS = 10
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -119,6 +119,7 @@ def _worker(number: int, gpu: Sequence[str]) -> dict[str, object]:
 @contextmanager
 def _client(address: str) -> Iterator[Client]:
     try:
+        refuse_silent(address, CONNECT_SECONDS)
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False, name="softlabels")
     except ValueError as error:
         raise ConfigError(f"--scheduler {address}: this is no address of a Dask scheduler: {error}.") from error

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,31 @@ def address_of(scheduler: str) -> str:
             f"--scheduler {scheduler}: this is no file that a Dask scheduler wrote ({type(error).__name__}: {error}). "
             "Give it with `dask scheduler --scheduler-file`, or give the address itself."
         ) from error
+
+
+def refuse_silent(address: str, seconds: float) -> None:
+    """Raise ClusterError if what answers at an address is no scheduler: one speaks first, whoever comes.
+
+    Dask itself would wait for the word of, say, a web server for ever. Not for TLS, where who comes speaks first.
+
+    Raises:
+        ClusterError: it says nothing.
+        OSError: nothing answers.
+
+    """
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if not address.startswith("tcp://") or not port.isdigit():
+        return  # Dask says what is wrong with it
+    with socket.create_connection((host.strip("[]"), int(port)), seconds) as connection:
+        try:
+            said = connection.recv(1)
+        except OSError:
+            said = b""
+    if not said:
+        raise ClusterError(
+            f"{address} answers, and not as a Dask scheduler does: it says nothing for {seconds:g} s. Is this the port "
+            "of its dashboard? A scheduler says its address when it starts, such as tcp://HOST:8786."
+        )
 
 
 def shown(page: str) -> bool:

@@ -95,7 +95,7 @@ class LabelCache:
         if not seal and not allow_partial:
             raise IncompleteError(
                 f"{place} has no seal: {len(receipts)} of its {job.layout.shards} shards are done. Finish it with the "
-                "`softlabels generate` that began it, or ask for a partial cache by name."
+                "`softlabels generate` that began it, or open it in Python with allow_partial=True."
             )
         begun = seal or receipts  # else its writer may not have come to the documents yet, and there is nothing to read
         for name, documents in documents_ever(newest).items() if begun else ():

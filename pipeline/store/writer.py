@@ -238,7 +238,7 @@ def _job_there(place: Place, job: Job) -> bool:
     if data is None and strangers:
         raise StorageError(
             f"{place} holds {strangers[0]} and no {JOB}: it is no label cache, and one is never mixed with other "
-            "files. Set another cache path, or empty this directory."
+            "files. Set another cache path, such as one below it, or empty this place."
         )
     if data is not None:
         refuse_other_job(place, parse_job(data, place.where(JOB)), job)

@@ -1,7 +1,10 @@
 """One contract for every kind of dataset: what a reader of samples by id may rely on."""
 
+import hashlib
+import io
 import multiprocessing
 import pickle
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline.datasets import Dataset, content_digest, ids_digest, open_dataset
@@ -134,6 +138,51 @@ def _zarr_unlabelled(folder: Path, _: Callable[..., Path]) -> Case:
     return Case(lambda: open_dataset("zarr", {"inputs": str(folder / "x")}), IMAGES, np.arange(N), None, None)
 
 
+SQUARES = np.random.default_rng(4).integers(0, 256, (N, 5, 5, 3), dtype=np.uint8)
+NAMES = sorted(f"{'abcd'[label]}/{place}" for place, label in enumerate(LABELS))
+
+
+def _png(square: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(square).save(stream, "png")
+    return stream.getvalue()
+
+
+def _hashed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def _images(folder: Path, _: Callable[..., Path]) -> Case:
+    for name, square in zip(NAMES, SQUARES, strict=True):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / f"{name}.png").write_bytes(_png(square))
+    ids = np.array([_hashed(f"{name}.png") for name in NAMES])
+    labels = np.array(["abcd".index(name[0]) for name in NAMES])
+    return Case(
+        lambda: open_dataset("images", {"path": folder, "size": 5}), SQUARES.transpose(0, 3, 1, 2), ids, labels, 4
+    )
+
+
+def _images_unlabelled(folder: Path, _: Callable[..., Path]) -> Case:
+    for place, square in enumerate(SQUARES):
+        (folder / f"{place:02}.png").write_bytes(_png(square))
+    ids = np.array([_hashed(f"{place:02}.png") for place in range(N)])
+    arguments = {"path": str(folder), "size": 5, "labelled": False, "damaged": "skip"}
+    return Case(lambda: open_dataset("images", arguments), SQUARES.transpose(0, 3, 1, 2), ids, None, None)
+
+
+def _webdataset(folder: Path, _: Callable[..., Path]) -> Case:
+    for place, (square, label) in enumerate(zip(SQUARES, LABELS, strict=True)):
+        with tarfile.open(folder / f"{place // 9}.tar", "a") as tar:
+            for extension, content in {"cls": str(label).encode(), "png": _png(square)}.items():
+                member = tarfile.TarInfo(f"{place}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    ids = np.array([_hashed(f"{place // 9}.tar/{place}") for place in range(N)])
+    arguments = {"shards": folder / "{0..2}.tar", "size": 5}
+    return Case(lambda: open_dataset("webdataset", arguments), SQUARES.transpose(0, 3, 1, 2), ids, LABELS, 4)
+
+
 def _map_style(_: Path, __: Callable[..., Path]) -> Case:
     return Case(lambda: open_dataset(f"{__name__}:TensorPairs", {}), FLOATS, IDS, LABELS, 4)
 
@@ -167,6 +216,9 @@ CASES = [
     _npy_unlabelled,
     _zarr,
     _zarr_unlabelled,
+    _images,
+    _images_unlabelled,
+    _webdataset,
     _map_style,
     _own,
     _without_a_class,

@@ -2,6 +2,7 @@
 
 import http.server
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from pipeline.devices import gpus, visible
 from pipeline.errors import ClusterError, ConfigError
-from pipeline.executors.surroundings import address_of, quiet, refuse_shared, shown
+from pipeline.executors.surroundings import address_of, quiet, refuse_shared, refuse_silent, shown
 
 
 def test_each_worker_has_a_gpu_of_its_own() -> None:
@@ -105,3 +106,14 @@ def test_a_log_is_quiet_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
             logger.critical("Restarting worker")
         assert logging.root.manager.disable == before
     assert "Restarting" not in caplog.text
+
+
+def test_what_answers_and_is_no_scheduler_is_refused() -> None:
+    """Law: a server that waits to be spoken to, as that of the dashboard is, does not keep anyone waiting."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=f"{address} answers, and not as a Dask scheduler does.*its dashboard"):
+            refuse_silent(address, 0.2)
+    with pytest.raises(OSError, match="refused"):
+        refuse_silent(address, 0.2)
+    refuse_silent("tls://127.0.0.1:1", 0.2)

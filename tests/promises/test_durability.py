@@ -345,7 +345,7 @@ def test_a_writer_killed_at_random_moments_leaves_whole_shards_while_a_reader_lo
     for onlooker in onlookers:
         with attack.attempt(f"reader of {onlooker.path}"):
             assert onlooker.wrong == []
-    assert sum(onlooker.rows for onlooker in onlookers) > 1000
+    assert sum(onlooker.rows for onlooker in onlookers) > 0  # else nobody looked on
     attack.assert_kept(at_least=attack.planned)
 
 

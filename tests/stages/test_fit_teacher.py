@@ -9,6 +9,13 @@ from stage_cases import must, run, snapshot
 FIT = '[teacher.fit]\nepochs = 1\nbatch_size = 16\ndevice = "cpu"\n'
 
 
+def test_restart_throws_no_teacher_away_for_one_that_cannot_be_built(fitted: Path) -> None:
+    """Law: a slip in the model's name costs no checkpoint."""
+    before = (fitted / "teacher.safetensors").read_bytes()
+    run("fit-teacher", "teacher.model=mlpp", flags=("--restart",)).refuses(2, "There is no model 'mlpp'")
+    assert (fitted / "teacher.safetensors").read_bytes() == before
+
+
 def test_a_teacher_that_is_trained_is_not_trained_again(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: the same command again trains nothing and changes no file."""
     before = snapshot(fitted)

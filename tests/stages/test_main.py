@@ -150,7 +150,7 @@ def test_ctrl_c_at_any_moment_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stages.soft_labels.open_source", interrupted)
+    monkeypatch.setattr("stages.soft_labels.open_views", interrupted)
     outcome = run("generate")
     assert outcome.code == 130
     assert outcome.err.strip() == "softlabels: Stopped by Ctrl-C. Run the same command again to go on."
@@ -172,7 +172,7 @@ def test_a_signal_counts_whatever_becomes_of_its_exception(
         except KeyboardInterrupt:
             raise error from None
 
-    monkeypatch.setattr("stages.soft_labels.open_source", swallowing)
+    monkeypatch.setattr("stages.soft_labels.open_views", swallowing)
     outcome = run("generate")
     outcome.refuses(code, f"softlabels: Stopped by {name}. Run the same command again to go on.")
     assert outcome.err.count("\n") == 1
@@ -197,7 +197,7 @@ def test_an_io_error_from_anywhere_is_exit_code_7(
         raise error
 
     for module in ("soft_labels", "train_student", "fit_teacher"):
-        monkeypatch.setattr(f"stages.{module}.open_source", broken)
+        monkeypatch.setattr(f"stages.{module}.open_views", broken)
     before = snapshot(filled)
     outcome = run(verb)
     outcome.refuses(7, said)
@@ -208,6 +208,6 @@ def test_an_io_error_from_anywhere_is_exit_code_7(
 @pytest.mark.usefixtures("filled")
 def test_a_fault_of_ours_is_not_blamed_on_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: what no user can cause is raised as it is, with all that is needed to mend it."""
-    monkeypatch.setattr("stages.soft_labels.open_source", lambda _: {}["nothing"])
+    monkeypatch.setattr("stages.soft_labels.open_views", lambda _: {}["nothing"])
     with pytest.raises(KeyError, match="nothing"):
         run("generate")

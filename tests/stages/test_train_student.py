@@ -79,6 +79,24 @@ def test_a_run_that_is_done_is_not_done_again(trained: Path, monkeypatch: pytest
     assert snapshot(trained) == before
 
 
+@pytest.mark.parametrize(
+    ("setting", "code", "said"),
+    [
+        ("students.distilled.model=mlpp", 2, "There is no model 'mlpp'"),
+        ("students.distilled.options={widht = 4}", 2, "cannot be built with widht = 4"),
+        ("students.distilled.model=own_networks:Echo", 1, "Expected: logits of shape [1, 3]"),
+    ],
+)
+def test_restart_throws_nothing_away_for_a_network_that_cannot_be_trained(
+    setting: str, code: int, said: str, trained: Path
+) -> None:
+    """Law: all networks are built and tried first, so a slip costs no run, of this student or of another."""
+    before = snapshot(trained)
+    more = ("students.distilled.options={outputs = 2}",) if "Echo" in setting else ()
+    run("train", setting, *more, flags=("--restart",)).refuses(code, said)
+    assert snapshot(trained) == before
+
+
 def test_restart_trains_again_to_the_same_weights(trained: Path) -> None:
     """Law: with --restart each run of the named students is made anew, and a seed decides its weights."""
     before = snapshot(trained / "runs")
