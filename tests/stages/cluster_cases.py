@@ -14,12 +14,12 @@ from pathlib import Path
 import distributed
 import psutil
 
-PATIENCE = 60
+PATIENCE = 180
 LOCAL = ("--no-dashboard", "--host", "127.0.0.1")
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Return once something is so; fail if that takes a minute."""
+    """Return once something is so; fail if that takes three minutes."""
     late = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < late, "it never came"
