@@ -201,8 +201,8 @@ def test_processes_share_bounded_copies_and_are_never_deceived(
 ) -> None:
     """Law: readers at once over copies with room for a tenth of the cache read what was written.
 
-    One of them is killed meanwhile, and in every other try copies are damaged, each once. What is copied never takes more than
-    its room.
+    One of them is killed meanwhile, and in every other try copies are damaged, each once. What is copied never takes
+    more than its room.
     """
     job = job_of(rows=400, views=1, shard_rows=8, chunk_rows=4)
     url, most = reach(seaweed), job.bytes_of(job.layout.all_shards()) // 10
