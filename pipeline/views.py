@@ -203,6 +203,11 @@ def check_fingerprints(
 
 def network_input(inputs_NX: torch.Tensor, views: ViewSettings, *, channels_last: bool) -> torch.Tensor:
     """(x - mean) / std in float32 on the tensor's own device: what a network is given."""
+    if views.preprocessing is not None:
+        raise ConfigError(
+            f'views.preprocessing = "{views.preprocessing}" has not been looked up yet, so mean and std are not known. '
+            "Give what `pipeline.hubs.preprocessing.resolved` makes of the experiment."
+        )
     mean, std = (_by_channel(value, inputs_NX) for value in (views.mean, views.std))
     inputs = (inputs_NX.to(torch.float32) - mean) / std
     if channels_last and inputs.ndim == IMAGE_AXES:

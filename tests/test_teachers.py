@@ -163,3 +163,36 @@ def test_a_checkpoint_or_a_device_that_is_not_there_is_refused(tmp_path: Path, m
     ):
         with pytest.raises(error, match=said):
             load_teacher(TeacherSettings(**{**there, **changes}), VIEWS, SHAPE, CLASSES)
+
+
+class Hungry(torch.nn.Module):
+    """A network that runs out of memory on more than a few inputs."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.batches: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[N, 2]` of `[N, ...]`."""
+        self.batches.append(len(x))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return x.flatten(1)[:, :2]
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(caplog: pytest.LogCaptureFixture) -> None:
+    """Law: the same logits in the same order, and the log says which size would do."""
+    network = Hungry(3)
+    asked = Teacher(network, torch.device("cpu"), TeacherSettings(model="own", checkpoint="none"), VIEWS)
+    inputs = np.arange(44, dtype=np.float32).reshape(11, 4)
+    np.testing.assert_array_equal(asked.logits(inputs).numpy(), (inputs[:, :2] - 128) / 64)
+    assert network.batches == [11, 6, 3, 3, 5, 3, 2]
+    assert "ran out of memory on a batch of 11: its halves are asked instead. teacher.batch_size = 5" in caplog.text
+
+
+def test_a_teacher_that_does_not_fit_with_one_input_is_refused() -> None:
+    """Law: with the device and what would do."""
+    asked = Teacher(Hungry(0), torch.device("cpu"), TeacherSettings(model="own", checkpoint="none"), VIEWS)
+    with pytest.raises(TeacherError, match=r"does not fit into the memory of cpu with one input of shape \[4\]"):
+        asked.logits(np.zeros((3, 4), np.float32))

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from river_cases import STEADY
 
 from pipeline.config import ViewSettings
-from pipeline.errors import MismatchError
+from pipeline.errors import ConfigError, MismatchError
 from pipeline.views import check_fingerprints, fingerprints, network_input
 
 DTYPES = ["uint8", "bool", "int64", "float16", "float32", "float64"]
@@ -70,3 +70,19 @@ def test_a_network_is_given_normalised_float32(dtype: str, shape: tuple[int, ...
     np.testing.assert_array_equal(given_NX.numpy(), (inputs.astype(np.float32) - 2.5) / 4)
     as_asked = torch.channels_last if channels_last and len(shape) == 3 else torch.contiguous_format
     assert given_NX.is_contiguous(memory_format=as_asked)
+
+
+def test_channels_may_have_numbers_of_their_own() -> None:
+    """Law: of images `[N, C, H, W]` and of rows `[N, C]`, each channel is normalised by its own mean and std."""
+    views = ViewSettings(mean=[1.0, 2.0], std=[2.0, 4.0])
+    for shape in ((3, 2, 4, 4), (3, 2)):
+        inputs = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+        found = network_input(torch.from_numpy(inputs), views, channels_last=False).numpy()
+        np.testing.assert_array_equal(found[:, 0], (inputs[:, 0] - 1) / 2)
+        np.testing.assert_array_equal(found[:, 1], (inputs[:, 1] - 2) / 4)
+
+
+def test_what_the_teachers_library_says_is_looked_up_first() -> None:
+    """Law: nobody trains on inputs that were not normalised because that was forgotten."""
+    with pytest.raises(ConfigError, match=r'preprocessing = "teacher" has not been looked up yet.*resolved'):
+        network_input(torch.zeros(1, 1, 2, 2), ViewSettings(preprocessing="teacher"), channels_last=False)

@@ -3,6 +3,7 @@
 Shape legend: N rows, C classes, X the shape of one input.
 """
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from pipeline.errors import TeacherError
 from pipeline.models import build, count_parameters
 from pipeline.views import network_input
 from pipeline.weights import fit_state, load_state
+
+_LOG = logging.getLogger("softlabels")
 
 
 @dataclass(frozen=True)
@@ -44,22 +47,33 @@ class Teacher:
     def answer(self, inputs_NX: torch.Tensor) -> torch.Tensor:
         """The logits of a batch that is on the teacher's device, `[N, C]`, in the dtype of the network's last layer.
 
-        On a GPU it only launches the work.
+        On a GPU it only launches the work. Where its memory does not take the batch, its halves are asked one after the
+        other, and so on: their logits are the same but for the last bits of floats. The log says so.
 
         Raises:
             TeacherError: the network does not answer with one row of logits an input.
 
         """
         inputs = network_input(inputs_NX, self.views, channels_last=self.settings.channels_last)
+        fits = True
         try:
             with autocast(self.device, self.settings.precision):
                 answer = self.network(inputs)
+        except torch.OutOfMemoryError as error:
+            fits = len(inputs) == 1
+            if fits:
+                raise TeacherError(
+                    f"The teacher {self.settings.model} does not fit into the memory of {self.device} with one input "
+                    f"of shape {list(inputs.shape[1:])}: {error}. Use a device with more, or a lower teacher.precision."
+                ) from error
         except (Exception, SystemExit) as error:  # the user's network, the device's memory: anything may come of it
             raise TeacherError(
                 f"The teacher {self.settings.model} failed on a batch of shape {list(inputs.shape)}: "
                 f"{type(error).__name__}: {error}. Check that it fits these inputs, and lower teacher.batch_size if it "
                 "ran out of memory."
             ) from error
+        if not fits:  # here, where the error does not hold on to what was in memory any more
+            return self._halves(inputs_NX)
         if not isinstance(answer, torch.Tensor) or answer.ndim != 2 or len(answer) != len(inputs_NX):  # noqa: PLR2004  # [N, C]
             found = list(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
             raise TeacherError(
@@ -67,6 +81,18 @@ class Teacher:
                 f"[{len(inputs_NX)}, classes]. Wrap it in a module whose forward returns the logits."
             )
         return answer
+
+    def _halves(self, inputs_NX: torch.Tensor) -> torch.Tensor:
+        _LOG.warning(
+            "the teacher %s ran out of memory on a batch of %d: its halves are asked instead. teacher.batch_size = %d "
+            "would be quicker.",
+            self.settings.model,
+            len(inputs_NX),
+            len(inputs_NX) // 2,
+        )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return torch.cat([self.answer(half) for half in inputs_NX.chunk(2)])
 
 
 def load_teacher(settings: TeacherSettings, views: ViewSettings, input_shape: tuple[int, ...], classes: int) -> Teacher:
