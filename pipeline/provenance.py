@@ -12,6 +12,9 @@ from pipeline.errors import SoftLabelsError
 from pipeline.labeller import Labeller
 from pipeline.runs import fit_seconds
 from pipeline.teachers import Teacher
+from pipeline.views import Viewed
+
+NAMED = 3
 
 
 def tools(labeller: Labeller) -> dict[str, str]:
@@ -21,10 +24,25 @@ def tools(labeller: Labeller) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("softlabels", "torch", "numpy", "zarr")},
         **labeller.views.tools,
+        **({"skipped": listed(skipped)} if (skipped := skipped_of(labeller.views)) else {}),
         "device": teacher.device.type,
         "batch_size": str(teacher.settings.batch_size),
         "threads": str(torch.get_num_threads()),
     }
+
+
+def skipped_of(views: Viewed) -> tuple[str, ...]:
+    """The names of what a dataset was asked to leave out where it cannot be decoded."""
+    return tuple(getattr(views.dataset, "skipped", ()))
+
+
+def listed(names: tuple[str, ...]) -> str:
+    """How many, and the first of them.
+
+    >>> listed(("a.jpg", "b.jpg", "c.jpg", "d.jpg"))
+    '4: a.jpg, b.jpg, c.jpg, …'
+    """
+    return f"{len(names)}: {', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''}"
 
 
 def figures(teacher: Teacher, test: Dataset | None) -> dict[str, JsonValue]:

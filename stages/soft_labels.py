@@ -9,6 +9,7 @@ from pipeline.datasets import Dataset
 from pipeline.job import job_of, spec_of
 from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
+from pipeline.provenance import listed, skipped_of
 from pipeline.sources import open_test, open_views, readers
 from pipeline.store.addresses import place_of
 from pipeline.store.documents import Job
@@ -16,7 +17,7 @@ from pipeline.store.layout import Shard, shard_file_bytes
 from pipeline.store.state import JOB, read_seal, refuse_lost_files
 from pipeline.store.writer import CacheWriter, human, missing_shards, require_space, standing
 from pipeline.teachers import Teacher, load_teacher
-from stages.bars import bar
+from stages.bars import bar, note
 from stages.hands import Hands, Here, crew_of
 from stages.report import Report, counted, duration
 from stages.signals import stop_on_signals
@@ -86,6 +87,8 @@ def generate(experiment: Experiment, workers: int | None = None, scheduler: str 
 def asked(experiment: Experiment) -> tuple[Dataset, LabelSpec, Job]:
     """The dataset of an experiment in its views, the labels it wants of it, and the job of its cache."""
     dataset = open_views(experiment)
+    if skipped := skipped_of(dataset):
+        note(f"left out, as they cannot be decoded: {listed(skipped)}")
     spec = spec_of(experiment.labels, dataset)
     return dataset, spec, job_of(experiment, dataset, spec)
 
