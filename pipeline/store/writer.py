@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from pipeline.errors import ConfigError, IncompleteError, MismatchError, StorageError
+from pipeline.errors import ConfigError, IncompleteError, LockedError, MismatchError, StorageError
 from pipeline.store import files
 from pipeline.store.addresses import Where, place_of
 from pipeline.store.committer import Block, Committer, committed
@@ -309,6 +309,8 @@ def extend(where: Where, views: int) -> Job:
     place.prepare()
     lock = place.lock()
     try:
+        if place.read(JOB) != state.job.to_bytes():
+            raise LockedError(f"{place} was extended by another process meanwhile. Run the same command again.")
         place.write(JOB, [job.to_bytes()])
     finally:
         lock.release(remove=True)

@@ -75,6 +75,8 @@ class ByKornia:
 def _joined(drawn: list[Any]) -> Any | None:  # noqa: ANN401
     """The draws of single rows as those of a batch; None if they are not rows."""
     first = drawn[0]
+    if len({_form(each) for each in drawn}) > 1:
+        return None  # other steps, or in another order
     if isinstance(first, dict):
         return _joined_tensors(drawn)
     if isinstance(first, list):
@@ -82,6 +84,13 @@ def _joined(drawn: list[Any]) -> Any | None:  # noqa: ANN401
         return None if any(part is None for part in parts) else parts
     data = _joined([each.data for each in drawn])  # an item of a sequence: a name, and its draws
     return None if data is None else type(first)(first.name, data)
+
+
+def _form(draws: Any) -> object:  # noqa: ANN401
+    """What the draws of a row are of, but for their numbers."""
+    if isinstance(draws, dict):
+        return frozenset(draws)
+    return len(draws) if isinstance(draws, list) else (type(draws), draws.name)
 
 
 def _joined_tensors(drawn: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor] | None:

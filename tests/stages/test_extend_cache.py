@@ -179,3 +179,20 @@ def test_the_views_of_an_experiment_do_not_depend_on_how_many_there_are(fitted: 
     """Law: view 1 of two is view 1 of five."""
     two, five = (open_views(load(fitted / "e.toml", each)) for each in (TWO, FIVE))
     np.testing.assert_array_equal(two.inputs(np.arange(50), 1), five.inputs(np.arange(50), 1))
+
+
+def test_what_would_make_other_views_is_refused_before_the_job_grows(fitted: Path) -> None:
+    """Law: the old views are made again first, and a transform is needed for more; `job.json` stays as it is."""
+    must("generate", "cache.path=plain")
+    before = (fitted / "plain/job.json").read_bytes()
+    run("extend", "cache.path=plain", flags=("--views", "4")).refuses(2, "would all be the same: name a transform")
+    assert (fitted / "plain/job.json").read_bytes() == before
+    own = ("views.transform=own_transforms:noisy", "views.count=2", 'dataset.version="1"')
+    must("generate", *own, "views.options={scale = 0.0}")
+    job = (fitted / "cache/job.json").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("own_transforms.noisy", lambda scale: lambda x, _: x + 1 + int(scale))
+        run("extend", *own, "views.options={scale = 0.0}", flags=("--views", "3")).refuses(
+            5, "not the ones the teacher saw"
+        )
+    assert (fitted / "cache/job.json").read_bytes() == job

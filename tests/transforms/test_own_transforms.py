@@ -136,9 +136,10 @@ def test_kornia_is_asked_about_a_batch_at_once_where_its_draws_allow_it() -> Non
         assert set(calls) == expected
 
 
-def test_a_sequence_of_kornia_is_put_together_too() -> None:
-    """Law: as each of its parts."""
-    own = Own("own_sequences:crop_and_turn", {})
+@pytest.mark.parametrize("name", ["crop_and_turn", "one_of_two"])
+def test_a_sequence_of_kornia_is_put_together_too(name: str) -> None:
+    """Law: as each of its parts, unless rows take other steps."""
+    own = Own(f"own_sequences:{name}", {})
     views = ByKornia(own)(IMAGES, NAMES)
     alone = np.concatenate([ByKornia(own)(IMAGES[at : at + 1], NAMES[at : at + 1]) for at in range(9)])
     np.testing.assert_array_equal(views, alone)
