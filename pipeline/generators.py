@@ -4,6 +4,7 @@ Whoever draws from them holds `GENERATORS`, or two threads would take numbers ou
 training with dropout, and a batch of views that a library draws.
 """
 
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ import numpy as np
 import torch
 
 GENERATORS = RLock()
+os.register_at_fork(  # a thread that held it is not there in the child: nobody would let go of it
+    before=GENERATORS.acquire, after_in_parent=GENERATORS.release, after_in_child=GENERATORS.release
+)
 
 
 def seed_all(seed: int) -> None:

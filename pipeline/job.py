@@ -12,7 +12,7 @@ from pipeline import encodings
 from pipeline.config import Experiment, LabelSettings, Student, ViewSettings
 from pipeline.datasets import Dataset, content_digest, ids_digest
 from pipeline.errors import ConfigError, MismatchError
-from pipeline.kinds import Source
+from pipeline.kinds import Source, decoding
 from pipeline.labels import LabelSpec
 from pipeline.store.documents import ROW_ARRAYS, Job
 from pipeline.store.layout import choose, row_bytes
@@ -52,11 +52,15 @@ def spec_of(labels: LabelSettings, dataset: Dataset) -> LabelSpec:
 
 
 def content_of(source: Source, dataset: Dataset) -> str:
-    """What stands for a dataset's content: the version it declares, or else a digest of all inputs and labels."""
+    """What stands for a dataset's content: the version it declares, or else a digest of all inputs and labels.
+
+    A version is of the pictures as they lie there; how they are decoded stands beside it.
+    """
     if not source.version:
         return f"sha256 {content_digest(viewed(dataset).dataset)}"
     left_out = f" without {sorted(source.without)}" if source.without else ""
-    return f"version {source.version}{left_out}"
+    decoded = "".join(f" {key} {value}" for key, value in decoding(source).items())
+    return f"version {source.version}{left_out}{decoded}"
 
 
 def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:

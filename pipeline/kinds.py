@@ -92,6 +92,12 @@ class Decoded(Source):
     """What becomes of pictures that do not decode: one is an error, or all are tried first and these left out."""
 
 
+def decoding(source: Source) -> dict[str, object]:
+    """How pictures become inputs, where that is said: all that decides their pixels, besides their size."""
+    keys = ("crop", "interpolation") if isinstance(source, Decoded) else ()
+    return {key: getattr(source, key) for key in keys if getattr(source, key) != Decoded.model_fields[key].default}
+
+
 class Pictures(Decoded):
     """What has pictures alone, of which all have to be brought to one size."""
 

@@ -54,14 +54,14 @@ class Viewed:
         self.ids, self.classes, self.class_names = dataset.ids, dataset.classes, dataset.class_names
         self.labels = None if self.settings.mix else dataset.labels  # a mixed view has no true label
         self.input_shape, self.input_dtype = dataset.input_shape, dataset.input_dtype
-        self._transform = None
+        self._transform, self._first = None, True
         if self.settings.transform is not None:
             self._transform = open_transform(self.settings.transform, self.settings.options, loaders(workers))
             self._refuse_fewer()
         if self.changes:
             first = self.inputs(np.zeros(1, np.int64))
             _refuse_odd(first, self.settings)
-            self.input_shape, self.input_dtype = first.shape[1:], first.dtype
+            self.input_shape, self.input_dtype, self._first = first.shape[1:], first.dtype, False
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -137,10 +137,10 @@ class Viewed:
             return inputs_NX
         seed, named = self.settings.seed, zip(self.ids[rows].tolist(), views_N.tolist(), strict=True)
         views_NX = self._transform(inputs_NX, [Name(seed_of("view", seed, *name), name[1]) for name in named])
-        if views_NX.shape[1:] != self.input_shape and self.input_shape != self.dataset.input_shape:
+        if not self._first and (views_NX.shape[1:], views_NX.dtype) != (self.input_shape, self.input_dtype):
             raise DatasetError(
-                f"{self._what} gave views of shape {list(views_NX.shape[1:])}, where the first had "
-                f"{list(self.input_shape)}. Have it bring all to one."
+                f"{self._what} gave views of {views_NX.dtype} and shape {list(views_NX.shape[1:])}, where the first "
+                f"was {self.input_dtype} of {list(self.input_shape)}. Have it bring all to one."
             )
         return views_NX
 

@@ -157,7 +157,7 @@ def generate(
 
 @cli.command()
 @_experiment_options
-@click.option("--views", type=click.IntRange(min=2), required=True, help="How many views it is to have.")
+@click.option("--views", type=click.IntRange(min=1), required=True, help="How many views it is to have.")
 @_cluster_options
 def extend(
     config: Path,

@@ -7,9 +7,10 @@ from pipeline.config import Experiment, ViewSettings
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError
 from pipeline.reader import Reader
+from pipeline.store.growth import extend
 from pipeline.store.mapped import LabelCache
 from pipeline.store.state import read_job, refuse_other_job
-from pipeline.store.writer import extend, require_space
+from pipeline.store.writer import require_space
 from stages.report import Report
 from stages.soft_labels import asked, disk_bytes, generate
 
@@ -18,6 +19,8 @@ TRIED = 64  # rows of old views, from the first to the last
 
 def extend_cache(experiment: Experiment, views: int, workers: int | None, scheduler: str | None) -> Report:
     """Have the cache of an experiment grow to so many views. The same command again goes on, or finds nothing to do.
+
+    A growth of which no shard is done may be given another number, or be taken back by the number that there was.
 
     Raises:
         IncompleteError: the cache is not there, or has no seal.
@@ -31,9 +34,10 @@ def extend_cache(experiment: Experiment, views: int, workers: int | None, schedu
     there = read_job(path)
     dataset, _, job = asked(grown)
     refuse_other_job(path, there, job.model_copy(update={"view_count": there.view_count}))
-    new = [shard for shard in job.layout.all_shards() if shard.view >= there.view_count]
+    cache = LabelCache.open(path, settings=experiment.cache.copies)
+    new = [shard for shard in job.layout.all_shards() if shard.view >= cache.layout.views]
     require_space(path, disk_bytes(job, new))
-    _refuse_other_views(LabelCache.open(path, settings=experiment.cache.copies), dataset)
+    _refuse_other_views(cache, dataset)
     extend(path, views)
     report = generate(grown, workers, scheduler)
     hint = f" Set views.count = {views} in the experiment, to go on with it." if views != experiment.views.count else ""

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from pipeline.labels import LabelSpec
-from pipeline.store.state import State, read_state
+from pipeline.store.state import State, read_sealed, read_state
 from pipeline.store.writer import human
 from pipeline.terms import TERMS, served
 from stages.report import Report, counted, duration
@@ -24,7 +24,8 @@ def inspect(path: Path | str) -> Report:
 
     """
     state = read_state(path)
-    facts = _facts(path, state)
+    was, seal = read_sealed(path, state.job)
+    facts = _facts(path, state) | {"grows_from": was.view_count if seal and not state.seal else None}
     return Report(facts, _text(facts), 0 if state.seal else INCOMPLETE)
 
 
@@ -52,9 +53,7 @@ def _facts(path: Path | str, state: State) -> dict[str, Any]:
 
 
 def _text(facts: dict[str, Any]) -> str:
-    state = (
-        f"sealed, cache id {facts['cache_id']}" if facts["sealed"] else "NOT SEALED: run `softlabels generate` again"
-    )
+    state = f"sealed, cache id {facts['cache_id']}" if facts["sealed"] else _unsealed(facts)
     hosts = _listed(facts["hosts"]) or "no host"
     made = f"{duration(facts['seconds'])} in {counted(facts['attempts'], 'attempt')} on {hosts}"
     serves = "".join(f"\n  {name:<10} {words}" for name, words in facts["serves"].items())
@@ -69,6 +68,15 @@ def _text(facts: dict[str, Any]) -> str:
         f"arrays    {_listed(facts['arrays'])}\n"
         f"about     {_listed(facts['about'])}\n"
         f"serves{serves or '    nothing that this version knows'}"
+    )
+
+
+def _unsealed(facts: dict[str, Any]) -> str:
+    if (views := facts["grows_from"]) is None:
+        return "NOT SEALED: run `softlabels generate` again"
+    return (
+        f"GROWING from {counted(views, 'view')}, which can be read: run `softlabels extend CONFIG --views "
+        f"{facts['views']}` again"
     )
 
 

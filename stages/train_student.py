@@ -121,7 +121,7 @@ def _run(school: School, name: str, student: Student, seed: int, told: Objective
         **alone.model_dump(mode="json", exclude={"device", "repeats", "baseline", *VIEWS}),
         **seen(school.experiment.views, student),
         **school.contents,
-        "cache_id": cache.cache_id if student.soft and cache else None,
+        "cache_id": cache.id_of(student.views) if student.soft and cache else None,
         "shard_rows": cache.layout.shard_rows if student.window and cache else None,
         **told.identity,
     }

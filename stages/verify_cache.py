@@ -36,6 +36,11 @@ def _text(path: Path | str, found: Verified) -> str:
     if found.problems:
         named = [f"  {' '.join(problem.what.splitlines())}" for problem in found.problems]
         return "\n".join([f"{checked}; {counted(len(found.problems), 'problem')}:", *named])
+    if found.grows_to:
+        return (
+            f"{checked}, all as written; but it is growing to {found.grows_to} views. Run `softlabels extend CONFIG "
+            f"--views {found.grows_to}` again to finish that; until then readers find it as it was."
+        )
     if not found.sealed:
         return (
             f"{checked}, all as written; but the cache has no seal yet. Run `softlabels generate` again to finish it."

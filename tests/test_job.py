@@ -12,7 +12,7 @@ from pipeline.config import Experiment, LabelSettings
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.errors import ConfigError, MismatchError, TeacherError
 from pipeline.job import check_made_for, content_of, job_of, spec_of
-from pipeline.kinds import Digits
+from pipeline.kinds import Digits, Images
 from pipeline.store.documents import Job
 
 TOPK = {"encoding": "topk", "k": 2, "temperatures": [1.0, 4.0]}
@@ -323,3 +323,14 @@ def test_a_declared_version_stands_for_the_samples_that_are_left() -> None:
         content_of(Digits(kind="digits", version="1", without=without), dataset) for without in ((), (1, 2), (2, 1))
     }
     assert contents == {"version 1", "version 1 without [1, 2]"}
+
+
+def test_how_pictures_are_decoded_stands_beside_a_declared_version() -> None:
+    """Law: other pixels of the same files are another content; what is the default is not said."""
+    contents = [
+        content_of(Images(kind="images", path="x", size=4, version="1", **how), samples())
+        for how in ({}, {"crop": 0.875}, {"interpolation": "bicubic"})
+    ]
+    assert contents[0] == "version 1"
+    assert len(set(contents)) == len(contents)
+    assert contents[2] == "version 1 interpolation bicubic"

@@ -176,6 +176,13 @@ def test_views_that_change_their_shape_have_the_first_ones() -> None:
     assert views.inputs(np.arange(6)).shape == (6, 3, 7, 7)
 
 
+def test_views_that_are_not_like_the_first_are_refused() -> None:
+    """Law: of one type and shape are all, whatever a batch has by itself."""
+    views = Viewed(samples(), ViewSettings(count=2, transform="own_transforms:widening"))
+    with pytest.raises(DatasetError, match=r"gave views of float64 and shape .* where the first was float32"):
+        views.inputs(np.arange(3), 1)
+
+
 @STEADY
 @given(st.integers(1, 7), st.integers(0, 3))
 def test_each_view_is_shown_once_in_as_many_epochs(count: int, turn: int) -> None:

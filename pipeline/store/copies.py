@@ -12,11 +12,12 @@ from pipeline.ahead import ahead
 from pipeline.errors import CorruptError, MismatchError
 from pipeline.store.addresses import Where, place_of
 from pipeline.store.committer import Committer
-from pipeline.store.documents import Job, Receipt, Seal
+from pipeline.store.documents import Job, Receipt, Seal, parse_job
+from pipeline.store.group import metadata_documents
 from pipeline.store.layout import shard_file_bytes
 from pipeline.store.places import Place
 from pipeline.store.shards import REPAIR
-from pipeline.store.state import RECEIPTS, SEAL, State, read_seal, read_state, receipt_name, shard_name
+from pipeline.store.state import GROUP, JOB, RECEIPTS, SEAL, State, read_sealed, read_state, receipt_name, shard_name
 from pipeline.store.verify import refuse_damaged
 from pipeline.store.writer import begin, missing_shards
 
@@ -59,10 +60,12 @@ def copy(
     """
     there, here = place_of(source), place_of(dest)
     state = read_state(there)
-    missing_shards(here, state.job)  # refuses another cache, and reads that one's receipts
+    _refuse_other_cache(here, state.job)
     here.prepare()
     lock, whole = here.lock(), False
     try:
+        if grows(here, state.job):  # an older copy: it grows as the cache itself did
+            here.write(JOB, [state.job.to_bytes()])
         begin(here, state.job)
         done = read_state(here)
         _refuse_other_labels(here, done, state)
@@ -73,11 +76,11 @@ def copy(
             if receipt is None:
                 return None
             progress(_bytes(receipt), total)
-        if state.seal:
+        was, seal = read_sealed(there, state.job)  # of one that is growing, what it was
+        if seal:
             here.settle(RECEIPTS)
-            if not here.create(SEAL, state.seal.to_bytes()):
-                _refuse_other_seal(here, state.job, state.seal)
-            whole = True
+            _put_seal(here, state.job, was, seal)
+            whole = state.seal is not None
     finally:
         lock.release(remove=whole)
     return Copied(state, len(left), total)
@@ -121,9 +124,28 @@ def _refuse_other_receipt(here: Place, found: Receipt, receipt: Receipt) -> None
         )
 
 
-def _refuse_other_seal(here: Place, job: Job, seal: Seal) -> None:
-    found = read_seal(here, job)
-    if found is None or found.cache_id != seal.cache_id:
+def _refuse_other_cache(here: Place, job: Job) -> None:
+    """Refuse a cache that is neither of this job nor of a stage of it."""
+    if not grows(here, job):
+        missing_shards(here, job)
+
+
+def grows(here: Place, job: Job) -> bool:
+    """Whether a cache is there that is what this job was before it was extended."""
+    data = here.read(JOB)
+    there = None if data is None else parse_job(data, here.where(JOB))
+    return there is not None and there != job and job.at(there.fingerprint) == there
+
+
+def _put_seal(here: Place, job: Job, was: Job, seal: Seal) -> None:
+    if here.create(SEAL, seal.to_bytes()):
+        return
+    found_of, found = read_sealed(here, job)
+    if found and found_of.view_count < was.view_count:  # that of an older copy
+        for name, document in metadata_documents(job).items():
+            here.write(f"{GROUP}/{name}", [document])
+        here.write(SEAL, [seal.to_bytes()])
+    elif found is None or found.cache_id != seal.cache_id:
         raise MismatchError(
             f"{here.where(SEAL)} seals another cache than the one that is copied, though of the same job. Name another "
             "place for the copy, and run `softlabels verify` on this one."

@@ -63,10 +63,11 @@ class Difference:
 
 
 class Stage(Document):
-    """What a cache was before it was extended: how many views it had, and the fingerprint of its job."""
+    """What a cache was before it was extended: how many views it had, the fingerprint of its job, and its cache id."""
 
     views: int = Field(ge=1)
     job: Digest
+    cache_id: Digest
 
 
 class Job(Document):
@@ -149,9 +150,10 @@ class Job(Document):
             (stage.job for stage, end in zip(self.stages, ends, strict=True) if number < end), mine
         )
 
-    def extended(self, views: int) -> "Job":
-        """The same job of so many views, of which those there are stay as they are."""
-        return self._changed(views, (*self.stages, Stage(views=self.view_count, job=self.fingerprint)))
+    def extended(self, views: int, cache_id: str) -> "Job":
+        """The same job of so many views, of which those there are, a cache of this id, stay as they are."""
+        stage = Stage(views=self.view_count, job=self.fingerprint, cache_id=cache_id)
+        return self._changed(views, (*self.stages, stage))
 
     def at(self, fingerprint: str) -> "Job | None":
         """The job as it was at a stage, or is; None if it never had that fingerprint."""

@@ -121,6 +121,14 @@ class LabelCache:
         """What the cache is, for those who keep what they made of it; None for a partial one."""
         return self.seal.cache_id if self.seal else None
 
+    def id_of(self, views: int | None) -> str | None:
+        """What the first so many views are, for those who see no others: their id from before the cache was extended.
+
+        Of None, and of a cache that was not extended since, the cache's own.
+        """
+        earlier = (stage.cache_id for stage in self.job.stages if views is not None and views <= stage.views)
+        return next(earlier, self.cache_id)
+
     def gather(
         self, view: int | Rows, rows: Rows, names: Sequence[str] | None = None, out: Out | None = None
     ) -> dict[str, NDArray[np.generic]]:
@@ -302,7 +310,11 @@ def _reopened(place: Place, snapshot: Snapshot) -> LabelCache:
 
     """
     cache = LabelCache.open(place, snapshot.done is not None, snapshot.settings)
-    same = cache.job.fingerprint == snapshot.job
+    was = cache.job.at(snapshot.job)
+    if was is not None and was != cache.job:  # it was extended since: what was seen of it is there, unchanged
+        chains = {name: known[: was.layout.shards] for name, known in cache.chains.items()}
+        cache = LabelCache(place, was, cache.seal, chains, snapshot.settings)
+    same = was is not None
     if same and snapshot.done is not None:
         seen = np.unpackbits(np.frombuffer(snapshot.done, np.uint8), count=cache.layout.shards).astype(np.bool_)
         chains = {name: np.where(seen, known, -1) for name, known in cache.chains.items()}

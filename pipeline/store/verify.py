@@ -7,6 +7,7 @@ of the sample ids in each shard: files put in each other's place are whole, and 
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -58,6 +59,7 @@ class Report:
     shards: int
     bytes: int
     problems: tuple[Problem, ...]
+    grows_to: int | None = None  # views, of a cache that is being extended
 
 
 class _Problems(list[Problem]):
@@ -95,8 +97,9 @@ def verify(where: Where, progress: Callable[[int], object] | None = None) -> Rep
     problems = _Problems()
     seal = problems.attempt(place.where(SEAL), _seal, place, job)
     was = job.at(seal.job) if seal else None  # the job that is sealed: while a cache is extended, what it was before
-    sealed = there and (was is None or was.view_count == job.view_count)
     receipts = _receipts(place, problems)
+    job = _as_it_is_now(place, job)
+    sealed = there and (was is None or was.view_count == job.view_count)
     if owner := _other_owner(job, seal, receipts):  # all the rest would be held against the wrong job
         what = f"is the job {job.fingerprint[:12]}, and what it should prove is of the job {owner[:12]}. {Job.remedy}"
         return Report(sealed, 0, 0, (*problems, Problem(place.where(JOB), what)))
@@ -115,8 +118,16 @@ def verify(where: Where, progress: Callable[[int], object] | None = None) -> Rep
             progress(receipt.arrays[spec.name].bytes)
     if seal:
         problems += _seal_problems(place, was or job, receipts, seal)
-    problems += _strays(place, job, documents)
-    return Report(sealed, len(receipts), size, tuple(problems))
+    problems += _strays(place, _as_it_is_now(place, job), documents)
+    return Report(sealed, len(receipts), size, tuple(problems), None if sealed or not seal else job.view_count)
+
+
+def _as_it_is_now(place: Place, job: Job) -> Job:
+    """The job, or what it grew to since it was read: its new shards and receipts are no strays."""
+    with suppress(CorruptError, MismatchError, StorageError):
+        if (now := read_job(place)).at(job.fingerprint):
+            return now
+    return job
 
 
 def _seal(place: Place, job: Job) -> Seal | None:

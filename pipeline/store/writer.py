@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from pipeline.errors import ConfigError, IncompleteError, LockedError, MismatchError, StorageError
+from pipeline.errors import IncompleteError, LockedError, MismatchError, StorageError
 from pipeline.store import files
 from pipeline.store.addresses import Where, place_of
 from pipeline.store.committer import Block, Committer, committed
@@ -163,7 +163,17 @@ class CacheWriter:
         return seal
 
     def _replace(self, seal: Seal) -> None:
-        """Of a cache that was extended: readers find the one before until the new one is there, whole."""
+        """Of a cache that was extended: readers find the one before until the new one is there, whole.
+
+        Raises:
+            LockedError: it is being extended further.
+
+        """
+        if self.place.read(JOB) != self.job.to_bytes():
+            raise LockedError(
+                f"{self.place} is being extended by another process: its {JOB} is not the one that this one began "
+                "with. What is done is kept. Run `softlabels extend` with the number of views that it is to have."
+            )
         for name, document in metadata_documents(self.job).items():
             self.place.write(f"{GROUP}/{name}", [document])
         self.place.write(SEAL, [seal.to_bytes()])
@@ -277,41 +287,3 @@ def standing(where: Where, job: Job) -> Job:
     """
     place = place_of(where)
     return read_job(place) if _available(place, job) else job
-
-
-def extend(where: Where, views: int) -> Job:
-    """Have a sealed cache grow to so many views: from now on its job says so, and a writer finds the new ones missing.
-
-    What is there stays as it is, and readers find it as it was until the new seal is there. Not for two at a time in a
-    store that has no lock: the last one's number of views counts.
-
-    Returns:
-        Its job; that of a cache that is growing to just that already is left as it is.
-
-    Raises:
-        IncompleteError: it has no seal.
-        ConfigError: it has as many views, or more.
-        LockedError: a writer is at work on it.
-
-    """
-    place = place_of(where)
-    state = read_state(place)
-    if state.job.view_count == views and state.job.stages:
-        return state.job
-    if not state.seal:
-        raise IncompleteError(
-            f"{place} has no seal: {len(state.receipts)} of its {state.job.layout.shards} shards are done. Finish it "
-            "with the command that began it; a cache that is whole can be extended."
-        )
-    if views <= state.job.view_count:
-        raise ConfigError(f"{place} has {state.job.view_count} views, and {views} are no more. Ask for more.")
-    job = state.job.extended(views)
-    place.prepare()
-    lock = place.lock()
-    try:
-        if place.read(JOB) != state.job.to_bytes():
-            raise LockedError(f"{place} was extended by another process meanwhile. Run the same command again.")
-        place.write(JOB, [job.to_bytes()])
-    finally:
-        lock.release(remove=True)
-    return job

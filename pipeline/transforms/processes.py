@@ -13,6 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from threading import Lock, Thread
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -39,6 +40,11 @@ class InProcesses:
 
     def __init__(self, own: Own, workers: int) -> None:
         self.own, self.workers = own, workers
+        self.forget()
+        _ALIVE.add(self)
+
+    def forget(self) -> None:
+        """Begin without processes: those of the process that this one was forked from are not its own."""
         self._pool: ProcessPoolExecutor | None = None
         self._lock = Lock()
 
@@ -66,7 +72,8 @@ class InProcesses:
             self._pool = None
             raise DatasetError(
                 f"views.transform: a process that ran {self.own.reference} was ended (was it killed for its memory?). "
-                "Run the same command again to go on, with fewer [loading] workers if memory is short."
+                "Run the same command again to go on, with fewer [loading] workers if memory is short. A script of "
+                'yours has to begin its work under `if __name__ == "__main__":`, since each process imports it.'
             ) from error
 
     def close(self) -> None:
@@ -87,6 +94,16 @@ class InProcesses:
                 )
             return self._pool.submit(_made, inputs_NX, names)
 
+
+_ALIVE: WeakSet[InProcesses] = WeakSet()
+
+
+def _forget_others() -> None:
+    for each in list(_ALIVE):
+        each.forget()
+
+
+os.register_at_fork(after_in_child=_forget_others)
 
 _own: list[Own] = []
 

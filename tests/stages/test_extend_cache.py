@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -16,14 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from river_cases import STEADY
 from stage_cases import PATIENT, decided, must, run, softlabels, words
-from store_cases import job_of
+from store_cases import block, fill, job_of
 
 from pipeline.config import load
-from pipeline.errors import CorruptError
+from pipeline.errors import CorruptError, LockedError
 from pipeline.sources import open_views
 from pipeline.store.documents import parse_job
+from pipeline.store.growth import extend
 from pipeline.store.mapped import LabelCache
+from pipeline.store.state import read_job
 from pipeline.store.verify import verify
+from pipeline.store.writer import CacheWriter
 
 VIEWS = ("views.transform=crop_flip", "views.options={pixels = 1}")
 TWO, FIVE = (*VIEWS, "views.count=2"), (*VIEWS, "views.count=5")
@@ -152,7 +156,7 @@ def test_a_job_remembers_what_it_was(views: list[int]) -> None:
     job = first
     jobs = [first]
     for count in views[1:]:
-        job = job.extended(count)
+        job = job.extended(count, f"{count:064x}")
         jobs.append(job)
     assert [job.at(each.fingerprint) for each in jobs] == jobs
     assert job.at("0" * 64) is None
@@ -167,7 +171,7 @@ def test_a_job_remembers_what_it_was(views: list[int]) -> None:
 @pytest.mark.parametrize("change", [{"views": 3}, {"job": "0" * 64}, {"views": 9}])
 def test_a_job_that_lies_about_what_it_was_is_refused(change: dict[str, object]) -> None:
     """Law: its stages are checked against its own content."""
-    job = job_of(views=2).extended(4)
+    job = job_of(views=2).extended(4, "1" * 64)
     lying = json.loads(job.to_bytes())
     lying["stages"][0] |= change
     data = json.dumps(lying, separators=(",", ":")).encode()
@@ -196,3 +200,100 @@ def test_what_would_make_other_views_is_refused_before_the_job_grows(fitted: Pat
             5, "not the ones the teacher saw"
         )
     assert (fitted / "cache/job.json").read_bytes() == job
+
+
+def test_a_growth_with_a_wrong_number_can_be_mended_or_taken_back(fitted: Path) -> None:
+    """Law: while no shard of it is done; the old number gives the very cache that was there."""
+    must("generate", *TWO)
+    before, job = kept(fitted / "cache"), (fitted / "cache/job.json").read_bytes()
+    extend(fitted / "cache", 50)
+    said = softlabels("inspect", "cache")
+    assert said.code == 4
+    assert "GROWING from 2 views, which can be read: run `softlabels extend CONFIG --views 50` again" in said.out
+    assert must("extend", *TWO, flags=("--views", "2", "--json")).facts["made"] == 0
+    assert (kept(fitted / "cache"), (fitted / "cache/job.json").read_bytes()) == (before, job)
+    extend(fitted / "cache", 50)
+    assert must("extend", *TWO, flags=("--views", "3", "--json")).facts["made"] == 50
+    assert verify(fitted / "cache").sealed
+    assert LabelCache.open(fitted / "cache").layout.views == 3
+
+
+def test_a_growth_that_has_shards_keeps_its_number(fitted: Path) -> None:
+    """Law: another is refused with the one to finish it by; `verify` says so too, and finds no fault."""
+    must("generate", *TWO)
+    old = (fitted / "cache/seal.json").read_bytes()
+    must("extend", *TWO, flags=("--views", "3"))
+    (fitted / "cache/seal.json").write_bytes(old)
+    for views in ("2", "5"):
+        run("extend", *TWO, flags=("--views", views)).refuses(
+            4, "is growing from 2 to 3 views, and some shards of that are done", "softlabels extend CONFIG --views 3"
+        )
+    said = softlabels("verify", "cache")
+    assert said.code == 4
+    assert "it is growing to 3 views. Run `softlabels extend CONFIG --views 3` again" in said.out
+    assert must("extend", *TWO, flags=("--views", "3", "--json")).facts["made"] == 0
+
+
+def test_students_of_views_that_were_there_stay_what_they_are(fitted: Path) -> None:
+    """Law: their finished runs are kept; one that was trained on all there were is another student now."""
+    must("generate", *TWO)
+    must("train", *TWO, "students.distilled.views=2")
+    before = (fitted / "runs/e/distilled/seed-0/metrics.jsonl").stat().st_mtime_ns
+    must("extend", *TWO, flags=("--views", "5"))
+    must("train", *TWO, "students.distilled.views=2")
+    assert (fitted / "runs/e/distilled/seed-0/metrics.jsonl").stat().st_mtime_ns == before
+    run("train", *TWO, "students.distilled.views=3").refuses(5, "cache_id")
+
+
+def test_a_copy_of_before_grows_by_the_same_push(fitted: Path) -> None:
+    """Law: also from a cache that is growing, whose copy is read as it was, and from there to the end."""
+    must("generate", *TWO)
+    old = (fitted / "cache/seal.json").read_bytes()
+    assert softlabels("push", "cache", "copy").code == 0
+    must("extend", *TWO, flags=("--views", "3"))
+    new = (fitted / "cache/seal.json").read_bytes()
+    (fitted / "cache/seal.json").write_bytes(old)
+    for copy in ("copy", "another"):
+        assert softlabels("push", "cache", copy).code == 4
+        assert LabelCache.open(fitted / copy).layout.views == 2
+    (fitted / "cache/seal.json").write_bytes(new)
+    for copy in ("copy", "another"):
+        assert softlabels("push", "cache", copy).code == 0
+        assert decided(fitted / copy) == decided(fitted / "cache")
+        assert verify(fitted / copy).problems == ()
+
+
+def test_a_writer_of_what_the_cache_was_does_not_seal_it(tmp_path: Path) -> None:
+    """Law: where nothing locks, a growth may be extended under its writer; then it stops, and readers find the old."""
+    place = tmp_path / "cache"
+    fill(place, job_of(views=2))
+    job = extend(place, 3)
+    with CacheWriter.open(place, job, {}) as writer:
+        for shard in writer.missing():
+            writer.commit(shard, block(job, shard), 0.0)
+        (place / "job.json").write_bytes(job_of(views=2).extended(5, "1" * 64).to_bytes())
+        with pytest.raises(LockedError, match="is being extended by another process"):
+            writer.seal({})
+    (place / "job.json").write_bytes(job.to_bytes())
+    assert LabelCache.open(place).layout.views == 2
+
+
+def test_a_reader_that_was_sent_before_finds_what_it_had(fitted: Path) -> None:
+    """Law: one that was pickled is opened again as it was, though the cache has grown since."""
+    must("generate", *TWO)
+    reader = LabelCache.open(fitted / "cache")
+    sent = pickle.dumps(reader)
+    must("extend", *TWO, flags=("--views", "3"))
+    found = pickle.loads(sent)  # noqa: S301 - our own
+    assert (found.layout.views, labels(found)) == (2, labels(reader))
+
+
+def test_what_verify_began_on_may_grow_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: shards of views that came while it read are no strays."""
+    place, old = tmp_path / "cache", job_of(views=2)
+    fill(place, old)
+    fill(place, extend(place, 3), seal=False)
+    jobs = iter([old])
+    now = read_job(place)
+    monkeypatch.setattr("pipeline.store.verify.read_job", lambda _: next(jobs, now))
+    assert verify(place).problems == ()

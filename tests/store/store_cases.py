@@ -51,7 +51,7 @@ def content(job: Job, seed: int = 0) -> dict[str, np.ndarray]:
         numbers = random.integers(low, high, shape) / (8 if spec.dtype.startswith("float") else 1)
         numbers[random.random(shape[:2]) < 1 / 3] = 0
         whole[spec.name] = numbers.astype(spec.dtype)
-    ids = random.permutation(job.rows).astype(np.int64) * 7 + 3
+    ids = generator("sample ids", seed).permutation(job.rows).astype(np.int64) * 7 + 3
     whole["sample_id"] = np.broadcast_to(ids, (job.view_count, job.rows))
     return whole
 

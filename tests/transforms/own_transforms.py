@@ -46,6 +46,12 @@ def ragged() -> Callable[..., np.ndarray]:
     return lambda x, generator: x.reshape(-1)[: generator.integers(1, 5)]
 
 
+def widening() -> Callable[..., np.ndarray]:
+    """Views of the input's type at first, and of another later."""
+    calls = iter(range(10**9))
+    return lambda x, _: x if next(calls) < 1 else x.astype(np.float64)
+
+
 def complex_views() -> Callable[..., np.ndarray]:
     """What no tensor of ours can hold."""
     return lambda x, _: x + 1j

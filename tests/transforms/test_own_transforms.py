@@ -277,6 +277,59 @@ def test_a_process_that_may_have_no_children_makes_views_itself() -> None:
     transform.close()
 
 
+FORKS = """
+import os, sys, threading, time
+import numpy as np
+from pipeline.generators import GENERATORS
+from pipeline.transforms import Name, open_transform
+
+def hold():
+    with GENERATORS:
+        time.sleep(0.5)
+
+if __name__ == "__main__":
+    transform = open_transform("own_transforms:shaken", {}, 1)
+    make = lambda: transform(np.zeros((2, 3), np.float32), [Name(0, 0), Name(1, 1)])
+    mine = make()
+    threading.Thread(target=hold).start()
+    child = os.fork()
+    if child:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    with GENERATORS:
+        same = np.array_equal(make(), mine)
+    transform.close()
+    os._exit(0 if same else 7)
+"""
+
+
+def ran(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """A script of a user's own, with these tests' transforms at hand."""
+    file = folder / "main.py"
+    file.write_text(script)
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", str(file)],
+        env={**os.environ, "PYTHONPATH": paths},
+        timeout=60,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_forked_process_has_processes_of_its_own(tmp_path: Path) -> None:
+    """Law: those of its parent, and a lock that a thread of the parent held, are nothing to it."""
+    found = ran(FORKS, tmp_path)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_a_script_without_a_main_part_is_told_so(tmp_path: Path) -> None:
+    """Law: each process of a transform imports the script that it is asked by."""
+    said = ran(FORKS.replace('if __name__ == "__main__":', "if True:"), tmp_path)
+    assert said.returncode == 1
+    assert 'has to begin its work under `if __name__ == "__main__":`, since each process imports it' in said.stderr
+
+
 def test_a_library_is_told_by_its_version() -> None:
     """Law: of what is installed; nothing of the user's own module."""
     own = Own("kornia.augmentation:RandomHorizontalFlip", {})
