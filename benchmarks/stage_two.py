@@ -48,6 +48,7 @@ from pipeline.store.writer import CacheWriter
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.terms import one_term
 from pipeline.training import Loss
+from pipeline.views import Viewed
 from pipeline.weights import save_state
 
 CONFIG = Path("configs/fashion_mnist.toml")
@@ -117,10 +118,11 @@ class School:
     labelling: float
 
     @classmethod
-    def opened(cls, folder: Path, rows: int) -> "School":
-        """With a cache of the first rows, made by a teacher of random weights."""
-        experiment = load(CONFIG, [f'cache.path="{folder}/cache"', f'teacher.checkpoint="{folder}/t.safetensors"'])
-        dataset = head(open_source(experiment.dataset), rows)
+    def opened(cls, folder: Path, rows: int, changes: Sequence[str] = ()) -> "School":
+        """With a cache of the first rows, made by a teacher of random weights; `changes` are to the experiment."""
+        paths = f'cache.path="{folder}/cache"', f'teacher.checkpoint="{folder}/t.safetensors"'
+        experiment = load(CONFIG, [*changes, *paths])
+        dataset = Viewed(head(open_source(experiment.dataset), rows), experiment.views)
         asked = experiment.teacher
         torch.manual_seed(0)
         network = build(asked.model, asked.options, dataset.input_shape, dataset.classes or 0)

@@ -11,7 +11,8 @@ Not for one that remembers what it has seen, or reads a clock: a view could not 
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -56,15 +57,8 @@ class Own:
 
         """
         build = resolve(self.reference)
-        try:
+        with _blamed(ConfigError, f"calling {self.reference} with {dict(self.options)}"):
             made = build(**self.options)
-        except SoftLabelsError:
-            raise
-        except Exception as error:  # the user's code: anything may come of it
-            raise ConfigError(
-                f"views.transform: calling {self.reference} with {dict(self.options)} raised {type(error).__name__}: "
-                f"{error}. Mend it or its views.options."
-            ) from error
         if not callable(made):
             raise ConfigError(
                 f"views.transform: {self.reference} gave a {type(made).__name__}, expected a transform: something that "
@@ -106,15 +100,8 @@ class Own:
         return np.stack(views) if views else np.empty((0, *inputs_NX.shape[1:]), inputs_NX.dtype)
 
     def _view(self, input_X: Array, name: Name) -> Array:
-        try:
+        with _blamed(DatasetError, f"{self.reference} at an input of {input_X.dtype} and shape {list(input_X.shape)}"):
             return np.ascontiguousarray(self._called(input_X, name.seed))
-        except SoftLabelsError:
-            raise
-        except Exception as error:  # the user's code: anything may come of it
-            raise DatasetError(
-                f"views.transform: {self.reference} raised {type(error).__name__}: {error} at an input of "
-                f"{input_X.dtype} and shape {list(input_X.shape)}. Mend it or its views.options."
-            ) from error
 
     def _called(self, input_X: Array, seed: int) -> Any:  # noqa: ANN401 - what the user's code gives
         if self.takes_generator:
@@ -132,6 +119,19 @@ def _by_albumentations(transform: Any, input_X: Array, seed: int) -> Array:  # n
     image = np.ascontiguousarray(input_X.transpose(1, 2, 0)) if input_X.ndim == IMAGE_AXES else input_X
     found: Array = np.asarray(transform(image=image)["image"])
     return found.transpose(2, 0, 1) if found.ndim == IMAGE_AXES else found
+
+
+@contextmanager
+def _blamed(kind: type[SoftLabelsError], what: str) -> Iterator[None]:
+    """Run the user's code: whatever it raises is of this kind."""
+    try:
+        yield
+    except SoftLabelsError:
+        raise
+    except Exception as error:
+        raise kind(
+            f"views.transform: {what} raised {type(error).__name__}: {error}. Mend it or its views.options."
+        ) from error
 
 
 def version_of(library: str | None) -> dict[str, str]:

@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.config import dump, load
 from pipeline.datasets import open_dataset
 from pipeline.datasets.huggingface import Column
-from pipeline.errors import ConfigError, DatasetError
+from pipeline.errors import DatasetError
 from pipeline.sources import open_source
 
 
@@ -271,22 +271,3 @@ def test_what_an_experiment_names_is_opened(written: Path) -> None:
     """Law: with the columns, the size and the classes that it says."""
     dataset = open_source(load(written).dataset)
     assert (dataset.input_shape, dataset.class_names) == ((3, 3, 3), ("cat", "dog", "cow"))
-
-
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("dataset.inputs=x", "unknown key dataset.inputs: did you mean input?"),
-        ("dataset.labels=x", "unknown key dataset.labels: did you mean label?"),
-        ("dataset.name=x", "dataset: expected either `path`, a folder, or `name`, that of a published dataset."),
-        ("dataset={kind = 'huggingface', input = 'x'}", "dataset: expected either `path`, a folder, or `name`, that"),
-        ("dataset.config=x", "dataset: `config` chooses among those of a `name`; leave it out beside `path`."),
-        ("dataset.size=0", "dataset.size: found 0 (int), expected greater than 0."),
-        ("dataset={kind = 'huggingface', path = 'x'}", "the key dataset.input is missing; it is needed."),
-    ],
-)
-def test_a_key_that_does_not_fit_is_refused(written: Path, override: str, said: str) -> None:
-    """Law: the file, the key, what was found, what was expected."""
-    with pytest.raises(ConfigError) as refusal:
-        load(written, [override])
-    assert str(refusal.value).startswith(f"{written}: {said}")

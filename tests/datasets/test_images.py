@@ -475,30 +475,6 @@ def test_an_experiment_names_a_folder(written: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("dataset.sise=3", "unknown key dataset.sise: did you mean size?"),
-        ("dataset.inputs=x", "unknown key dataset.inputs: "),
-        ("dataset.size=0", "dataset.size: found 0 (int), expected greater than 0."),
-        ("dataset.size=4.0", "dataset.size: found 4.0 (float), expected a valid integer."),
-        ("dataset.crop=0", "dataset.crop: found 0 (int), expected greater than 0."),
-        ("dataset.crop=1.1", "dataset.crop: found 1.1 (float), expected less than or equal to 1."),
-        (
-            "dataset.interpolation=hamming",
-            "dataset.interpolation: found 'hamming' (str), expected 'bilinear', 'bicubic'",
-        ),
-        ("dataset.damaged=true", "dataset.damaged: found True (bool), expected 'refuse' or 'skip'."),
-        ("dataset.labelled=1", "dataset.labelled: found 1 (int), expected a valid boolean."),
-    ],
-)
-def test_a_key_that_does_not_fit_is_refused(written: Path, override: str, said: str) -> None:
-    """Law: the file, the key, what was found, what was expected."""
-    with pytest.raises(ConfigError) as refusal:
-        load(written, [override])
-    assert str(refusal.value).startswith(f"{written}: {said}")
-
-
-@pytest.mark.parametrize(
     "table", ['{kind = "images", path = "."}', '{kind = "webdataset", shards = "x.tar"}'], ids=["images", "webdataset"]
 )
 def test_pictures_without_a_size_are_refused_when_they_are_opened(table: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.config import dump, load
 from pipeline.datasets import encoded, open_dataset
 from pipeline.datasets.webdataset import braces
-from pipeline.errors import ConfigError, DatasetError
+from pipeline.errors import DatasetError
 from pipeline.sources import open_source
 
 
@@ -335,21 +335,3 @@ def test_an_experiment_names_tar_files(written: Path, shards: Path) -> None:
     for each in (experiment, listed):
         (shards / "copy.toml").write_text(dump(each))
         assert load(shards / "copy.toml") == each
-
-
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("dataset.shard=3", "unknown key dataset.shard: did you mean shards?"),
-        ("dataset.labelled=true", "unknown key dataset.labelled: "),
-        ("dataset.shards=[]", "dataset.shards: found "),
-        ("dataset.shards=3", "dataset.shards: found 3 (int), expected a list."),
-        ("dataset.shards=[3]", "dataset.shards.0: found 3 (int), expected a path, in quotes."),
-        ("dataset.crop=0", "dataset.crop: found 0 (int), expected greater than 0."),
-    ],
-)
-def test_a_key_that_does_not_fit_is_refused(written: Path, override: str, said: str) -> None:
-    """Law: the file, the key, what was found, what was expected."""
-    with pytest.raises(ConfigError) as refusal:
-        load(written, [override])
-    assert str(refusal.value).startswith(f"{written}: {said}")

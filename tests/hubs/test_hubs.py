@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,27 +26,19 @@ ROOT = Path(__file__).parents[2]
 TORCHVISION = ROOT / ".torchvision"
 SHAPE, CLASSES = (3, 8, 8), 5
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, *SHAPE)).astype(np.uint8)
+VIT: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "image_size": 8,
+    "patch_size": 4,
+    "num_labels": CLASSES,
+}
 CONFIGS = {
-    "vit": ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        image_size=8,
-        patch_size=4,
-        num_labels=CLASSES,
-    ),
+    "vit": ViTConfig(**VIT),
     "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=CLASSES),
-    "vit in bfloat16": ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        image_size=8,
-        patch_size=4,
-        num_labels=CLASSES,
-        dtype="bfloat16",
-    ),
+    "vit in bfloat16": ViTConfig(**VIT, dtype="bfloat16"),
 }
 # torchvision's operators are CUDA's here; none of these models calls one.
 OPERATORS = """

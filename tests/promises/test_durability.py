@@ -271,6 +271,7 @@ def test_a_sync_that_failed_is_never_tried_again_on_the_same_file(
 
 MANY = job_of(rows=480, views=1, shard_rows=4, chunk_rows=2)
 """120 shards."""
+LEAST_ROWS = 1000  # that a reader has to have seen
 
 
 class Onlooker(Thread):
@@ -341,11 +342,16 @@ def test_a_writer_killed_at_random_moments_leaves_whole_shards_while_a_reader_lo
             onlookers.append(Onlooker(memory / str(len(onlookers)), MANY))
             onlookers[-1].start()
             onlooker.end()
-    onlookers[-1].end()
+    last = onlookers[-1]
+    last.attempts.append(content(MANY, len(last.attempts)))
+    fill(last.path, MANY, seal=False, seed=len(last.attempts) - 1)
+    while last.is_alive() and sum(onlooker.rows for onlooker in onlookers) <= LEAST_ROWS:
+        time.sleep(0.002)
+    last.end()
     for onlooker in onlookers:
         with attack.attempt(f"reader of {onlooker.path}"):
             assert onlooker.wrong == []
-    assert sum(onlooker.rows for onlooker in onlookers) > 0  # else nobody looked on
+    assert sum(onlooker.rows for onlooker in onlookers) > LEAST_ROWS  # else nobody looked on
     attack.assert_kept(at_least=attack.planned)
 
 

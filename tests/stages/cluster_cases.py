@@ -14,12 +14,12 @@ from pathlib import Path
 import distributed
 import psutil
 
-PATIENCE = 180
+PATIENCE = 60
 LOCAL = ("--no-dashboard", "--host", "127.0.0.1")
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Return once something is so; fail if that takes three minutes."""
+    """Return once something is so; fail if that takes a minute."""
     late = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < late, "it never came"

@@ -217,7 +217,7 @@ def test_a_transform_that_cannot_be_made_is_refused(name: str, options: dict, sa
     [
         (
             "own_transforms:failing",
-            r"own_transforms:failing raised ValueError: this image is uint8 at an input of uint8",
+            r"own_transforms:failing at an input of uint8 and shape .* raised ValueError: this image is uint8\. Mend",
         ),
         ("own_transforms:ragged", r"gave views of different shapes or dtypes, such as uint8 \[\d\] and uint8 \[\d\]"),
         ("own_transforms:deadly", r"a process that ran own_transforms:deadly was ended"),
