@@ -48,6 +48,9 @@ class ViewSettings(Settings):
     """How many views of each sample the teacher is asked about."""
     seed: Seed = 0
     """Of all that is drawn for them, together with the sample's id and the number of the view."""
+    input: Literal["numbers", "tokens"] = "numbers"
+    """What a network is given: numbers, normalised in float32; or ids of tokens as they are. A dataset of kind "tokens"
+    is of these."""
     mean: PerChannel = 0.0
     """A number for all, or one for each channel."""
     std: Annotated[PerChannel, AfterValidator(_positive)] = 1.0
@@ -67,6 +70,12 @@ class ViewSettings(Settings):
     def _views_differ(self) -> "ViewSettings":
         if self.count > 1 and not self.transform and not self.mix:
             raise ValueError(f"count = {self.count} views of a sample would all be the same: name a transform or a mix")
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_stay(self) -> "ViewSettings":
+        if self.input == "tokens" and self.mix:
+            raise ValueError(f'mix = "{self.mix}" blends inputs, and ids of tokens cannot be blended: leave it out')
         return self
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ from pipeline.reader import UNLABELLED, Batch, Reader, Rows
 from pipeline.runs import CHECKPOINT, Metrics, Run, begin, finish, finished, save_progress, saved_state
 from pipeline.seeds import seed_of
 from pipeline.training import Epoch, Learner, Loss, evaluate, predictor, start, try_out
+from pipeline.views import viewed
 
 SAVE_SECONDS = 300.0  # the most that a kill costs, where an epoch takes longer
 
@@ -54,7 +55,9 @@ class Lesson:
 
         """
         labels = self.labels(dataset)
-        if self.soft or (labels is not None and labels.min() > UNLABELLED):
+        if self.soft or viewed(dataset).positions is not None:
+            return None
+        if labels is not None and labels.min() > UNLABELLED:
             return None
         rows = np.empty(0, np.int64) if labels is None else np.flatnonzero(labels != UNLABELLED)
         if not rows.size:
@@ -261,7 +264,7 @@ class _Pupil:
         line: Metrics = {"epoch": self.epoch.number + 1, "learning_rate": self.rate, "loss": loss}
         if (test := self.lesson.test) is not None and self.learner.ranks.leads:
             found = evaluate(predictor(self.learner), test, 4 * self.run.settings.batch_size)
-            line |= {"test_accuracy": found.accuracy, "test_ece": found.ece}
+            line |= {"test_accuracy": found.accuracy, "test_ece": found.ece, "test_cross_entropy": found.cross_entropy}
         self.history.append({**line, "seconds": self.seconds + perf_counter() - begun})
         self.epoch = Epoch(self.learner, self.lesson.loss, self.run.seed, self.epoch.number + 1)
         self.rate, self.seconds = _rate(self.learner), 0.0
@@ -319,6 +322,9 @@ def _go_on(run: Run, learner: Learner, state: dict[str, Any]) -> None:
 
 def _told(lesson: Lesson, reader: Reader) -> Metrics:
     """How many labels of either kind a network learns from."""
+    if reader.dataset.positions is not None:
+        count = reader.dataset.targets
+        return {"true_labels": count, "soft_labels": count if lesson.soft else 0}
     labels = lesson.labels(reader.dataset)
     hidden = 0 if labels is None or labels.min() > UNLABELLED else int((labels == UNLABELLED).sum())
     true = 0 if labels is None else labels.size - hidden

@@ -44,6 +44,7 @@ def spec_of(labels: LabelSettings, dataset: Dataset) -> LabelSpec:
         k=labels.k,
         temperatures=() if labels.encoding == "dense" else labels.temperatures,
         tail=labels.tail,
+        positions=viewed(dataset).positions,
         seed=labels.seed if labels.encoding in DRAWN else 0,
         standardised=labels.standardised and labels.encoding in WITH_SUMS,
     )
@@ -132,12 +133,14 @@ def check_at_hand(job: Job, experiment: Experiment, dataset: Dataset) -> None:
 
 
 def _dataset_section(content: str, dataset: Dataset) -> dict[str, JsonValue]:
+    tokenizer = getattr(viewed(dataset).dataset, "tokenizer", None)
     return {
         "content": content,
         "ids_sha256": ids_digest(dataset.ids),
         "class_names": list(dataset.class_names) if dataset.class_names else None,
         "input_shape": list(viewed(dataset).dataset.input_shape),
         "input_dtype": str(viewed(dataset).dataset.input_dtype),
+        **({"tokenizer_sha256": tokenizer} if tokenizer else {}),
     }
 
 

@@ -19,6 +19,7 @@ from pipeline.datasets import Dataset
 from pipeline.errors import TeacherError
 from pipeline.labels import LabelSpec
 from pipeline.seeds import seed_of
+from pipeline.sequences import TARGETS
 from pipeline.teachers import Teacher
 from pipeline.views import Viewed, fingerprints, viewed
 
@@ -162,20 +163,24 @@ class Labeller:
         ids, inputs, labels = self.views.ids[rows], self.views.inputs(rows, view), self.views.labels
         known = np.full(rows.size, -1) if labels is None else np.asarray(labels[rows])
         encodings.refuse_strange_labels(self.spec, known, ids)
+        told = known if self.spec.positions is None else np.ascontiguousarray(inputs[:, TARGETS], np.int64)
         with explained(ids):
-            sent = self.lane.send(inputs, known)
+            sent = self.lane.send(inputs, told)
         return Loaded(ids, known, fingerprints(inputs), sent, view)
 
     @torch.inference_mode()
     def launch(self, batch: Loaded) -> Pending:
-        """Begin to label a batch.
+        """Begin to label a batch. Of tokens, logits beyond the vocabulary are padding, and left out.
 
         Raises:
-            TeacherError: the network fails, or answers with something else than `[N, C]` logits.
+            TeacherError: the network fails, or answers with something else than `[N, C]` logits, or `[N, L, C]` of
+                samples with positions.
 
         """
         inputs_NX, labels_N = batch.sent.received()
         logits_NC = self.teacher.answer(inputs_NX)
+        if self.spec.positions is not None:
+            logits_NC = logits_NC[..., : self.spec.classes]
         with explained(batch.ids):
             record = encodings.launch(drawn_anew(self.spec, batch.view), logits_NC, labels_N, batch.ids)
             home, back = self.lane.fetch({**record, "storable": encodings.storable(record)})

@@ -66,6 +66,10 @@ class Tensors:
         """The same in page-locked memory, from which copies to a GPU run by themselves."""
         return self._each(lambda tensor: tensor.pin_memory())
 
+    def select(self, rows: Any) -> Self:  # noqa: ANN401 - whatever indexes a tensor
+        """Some of the rows, in any order."""
+        return self._each(lambda tensor: tensor[rows])
+
     def _each(self, change: Callable[[Any], Any]) -> Self:
         return replace(self, **{name: change(part) for name, part in vars(self).items() if hasattr(part, "pin_memory")})
 

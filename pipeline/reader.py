@@ -12,7 +12,7 @@ Shape legend: N rows of a batch, X the shape of one input.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from pipeline.errors import ConfigError, CorruptError, DatasetError, MismatchErr
 from pipeline.labels import ArraySpec, LabelSpec, SoftLabels, Tensors
 from pipeline.order import ViewOrder, Windows
 from pipeline.seeds import generator
+from pipeline.sequences import targets
 from pipeline.store.documents import ROW_ARRAYS
 from pipeline.store.mapped import LabelCache
 from pipeline.views import CHANGED, check_fingerprints, viewed
@@ -43,6 +44,17 @@ class Batch(Tensors):
     labels_N: torch.Tensor  # int64; -1 where the true label is not known or not to be seen
     soft: SoftLabels | None  # None without a cache
     rows: Rows  # [N], the samples' places in the dataset
+    places_R: torch.Tensor | None = None  # of samples with positions: the places, among all N L, of what is told
+    classes: int | None = None  # of these samples: logits beyond are padding
+
+    @property
+    def taught(self) -> int:
+        """How many rows of logits it says something about: samples, or positions that have a target."""
+        return len(self.labels_N)
+
+    def answers(self, logits_NC: torch.Tensor) -> torch.Tensor:
+        """The rows of a network's logits that labels and soft labels are about: of `[N, L, C]` those of targets."""
+        return logits_NC if self.places_R is None else logits_NC.flatten(0, 1)[self.places_R, : self.classes]
 
 
 def collate(batch: Batch) -> Batch:
@@ -131,7 +143,8 @@ class Reader(torch.utils.data.Dataset[Batch]):
         views, rows = np.divmod(wanted, len(self))
         inputs, labels = self.dataset.inputs(rows, views), self.dataset.labels
         known = np.full(rows.size, UNLABELLED) if labels is None else np.asarray(labels[rows])
-        return Batch(torch.from_numpy(inputs), torch.from_numpy(known), self._soft(wanted, rows, inputs), rows)
+        batch = Batch(torch.from_numpy(inputs), torch.from_numpy(known), self._soft(wanted, rows, inputs), rows)
+        return batch if self.dataset.positions is None else by_target(batch, self.dataset.classes)
 
     def _soft(self, wanted: Rows, rows: Rows, inputs: NDArray[np.generic]) -> SoftLabels | None:
         if self.cache is None:
@@ -180,6 +193,14 @@ class Reader(torch.utils.data.Dataset[Batch]):
                 f"{changed.size} of the {ids_N.size} samples of this batch have another true label than when the cache "
                 f"was made (the first is sample {changed[0]}). Restore the dataset's labels, or make a new cache."
             )
+
+
+def by_target(batch: Batch, classes: int | None) -> Batch:
+    """A batch of samples with positions, cut down to the positions that have a target, which is their true label."""
+    places, wanted = targets(batch.inputs_NX.numpy())
+    places_R = torch.from_numpy(places)
+    soft = batch.soft.select(places_R) if batch.soft else None
+    return replace(batch, labels_N=torch.from_numpy(wanted), soft=soft, places_R=places_R, classes=classes)
 
 
 def _in_order(cache: LabelCache, dataset: Dataset) -> bool:

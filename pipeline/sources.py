@@ -6,7 +6,7 @@ from pipeline.datasets import Dataset, open_dataset
 from pipeline.errors import DatasetError
 from pipeline.job import content_of
 from pipeline.kinds import AnySource
-from pipeline.views import Viewed
+from pipeline.views import Viewed, viewed
 
 
 def open_source(source: AnySource) -> Dataset:
@@ -53,7 +53,7 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
             f"[test] has inputs of shape {list(test.input_shape)}, and [dataset] of {list(dataset.input_shape)}: a "
             "network takes one shape. Point both at parts of one dataset, and have transforms keep its shape."
         )
-    if test.labels is None or not (test.labels >= 0).any():
+    if viewed(test).positions is None and (test.labels is None or not (test.labels >= 0).any()):
         raise DatasetError(
             "[test] has no true labels, so nothing can be measured on it. Give it labels, or leave [test] out."
         )

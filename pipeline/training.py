@@ -1,6 +1,9 @@
 """A plain training loop: one step, one epoch, one evaluation. Teachers and students learn through the same one.
 
-Shape legend: N rows of a batch, X the shape of one input, C classes.
+Samples with positions, as sequences of tokens, teach by each of their targets: a loss is a mean over targets.
+
+Shape legend: N rows of a batch, L positions of a sample, R targets of a batch (or N), X the shape of one input, C
+classes.
 """
 
 import math
@@ -20,11 +23,12 @@ from pipeline.devices import autocast, pick_device, place
 from pipeline.errors import DatasetError, TrainingError
 from pipeline.generators import GENERATORS
 from pipeline.labels import SoftLabels
+from pipeline.losses import cross_entropy
 from pipeline.objective import Objective
 from pipeline.ranks import ALONE, Ranks
-from pipeline.reader import Batch
+from pipeline.reader import Batch, Reader
 from pipeline.seeds import seed_of
-from pipeline.views import network_input
+from pipeline.views import network_input, viewed
 
 Loss = Callable[[torch.Tensor, torch.Tensor, SoftLabels | None], torch.Tensor]
 """From student logits [N, C], true labels [N] (-1 unknown) and soft labels to a loss a row, [N]."""
@@ -109,15 +113,16 @@ def step(learner: Learner, batch: Batch, loss: Loss, rows: int | None = None) ->
     """One step of optimisation on a batch on the learner's device; the mean loss before it, still on the device.
 
     Among ranks, `rows` is what all of them have of the batch: the gradient is then that of its mean over all rows, and
-    what is returned is a rank's part of that mean, times the number of ranks.
+    what is returned is a rank's part of that mean, times the number of ranks. Of samples with positions, rows are
+    targets.
     """
     inputs = learner.input(batch.inputs_NX)
     with autocast(learner.device, learner.settings.precision):
         logits = learner.shared(inputs)
     if not isinstance(logits, torch.Tensor):
         raise TypeError(f"in training the network answers {type(logits).__name__}, and a tensor of logits is needed")
-    losses_N = loss(logits.float(), batch.labels_N, batch.soft)
-    mean = losses_N.sum() * (learner.ranks.world / (rows or len(losses_N)))
+    losses_R = loss(batch.answers(logits).float(), batch.labels_N, batch.soft)
+    mean = losses_R.sum() * (learner.ranks.world / (rows or max(1, len(losses_R))))
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
     if learner.settings.clip_norm is not None:
@@ -149,13 +154,15 @@ class Epoch:
     _unread: tuple[torch.Tensor, int] | None = None
 
     def learn(self, batch: Batch, rows: int | None = None) -> float | None:
-        """Take a step on this rank's share of `rows`; the mean loss of the one before.
+        """Take a step on this rank's share of `rows` samples; the mean loss of the one before.
 
         Raises:
             TrainingError: a step fails, or the loss of the one before is not finite.
 
         """
-        rows = rows or len(batch.inputs_NX)
+        rows = rows or batch.taught
+        if batch.places_R is not None:  # each counts as often as it has targets, whichever rank it is on
+            rows = max(1, round(self.learner.ranks.total(batch.taught)[0]))
         if not self.learner.network.training:
             self.learner.shared.train()
         try:
@@ -206,7 +213,7 @@ def run_epoch(learner: Learner, data: Iterable[Batch], loss: Loss, seed: int, ep
 
 
 def predictor(learner: Learner) -> Callable[[NDArray[np.generic]], torch.Tensor]:
-    """The learner's network as it stands, from inputs `[N, X]` to logits `[N, C]`."""
+    """The learner's network as it stands, from inputs `[N, X]` to logits `[N, C]`, or `[N, L, C]` of sequences."""
 
     def predict(inputs_NX: NDArray[np.generic]) -> torch.Tensor:
         learner.network.eval()
@@ -218,53 +225,74 @@ def predictor(learner: Learner) -> Callable[[NDArray[np.generic]], torch.Tensor]
 
 @torch.no_grad()  # inference mode would spoil tensors that a network makes once and keeps
 def try_out(learner: Learner, dataset: Dataset) -> None:
-    """Refuse, before the first step, a network that does not answer a sample with one logit a class.
+    """Refuse, before the first step, a network that does not answer a sample, or each position, with a logit a class.
+
+    Of a vocabulary it may have more logits, which are padding.
 
     Raises:
         TrainingError: its forward fails, or its answer has another shape.
 
     """
-    sample = dataset.inputs(np.zeros(1, np.int64))
+    sample, positions = dataset.inputs(np.zeros(1, np.int64)), viewed(dataset).positions
     try:
         answer = predictor(learner)(sample)
         found = f"an answer of shape {list(answer.shape)}"
     except Exception as error:  # noqa: BLE001  # the user's network: anything may come of it
         answer, found = None, f"{type(error).__name__}: {error}"
-    if answer is None or answer.shape != (1, dataset.classes):
+    expected = (1, dataset.classes) if positions is None else (1, positions, dataset.classes)
+    if answer is not None and positions is not None:
+        answer = answer[..., : dataset.classes]
+    if answer is None or answer.shape != expected:
         raise TrainingError(
             f"The network {type(learner.network).__name__} was given one input of shape {list(sample.shape)}. Found: "
-            f"{found}. Expected: logits of shape [1, {dataset.classes}], one for each class of the dataset. Mend the "
+            f"{found}. Expected: logits of shape {list(expected)}, one for each class of the dataset. Mend the "
             "model or its options."
         )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a network does on the labelled samples of a dataset."""
+    """How a network does on the labelled samples of a dataset, or on the targets of its sequences."""
 
     accuracy: float  # the share whose largest logit is the true class's
     ece: float  # expected calibration error, of 15 bins: Guo et al. (2017), arXiv 1706.04599, equation 3
+    cross_entropy: float  # in nats; of a language model, the log of its perplexity
 
 
 @torch.no_grad()
 def evaluate(predict: Callable[[NDArray[np.generic]], torch.Tensor], dataset: Dataset, batch_size: int) -> Evaluation:
-    """Accuracy and calibration of the answers to a dataset's labelled samples.
+    """Accuracy, calibration and cross-entropy of the answers to a dataset's labelled samples, or to all targets.
 
     Raises:
         DatasetError: the dataset has no true label.
 
     """
+    reader, labelled = Reader(dataset), labelled_rows(dataset)
+    # One rank tests, alone: it must not wait for the others to add what they have counted.
+    right = MulticlassAccuracy(dataset.classes or 0, average="micro", sync_on_compute=False)
+    calibration = MulticlassCalibrationError(dataset.classes or 0, validate_args=False, sync_on_compute=False)
+    surprise, count = 0.0, 0
+    cut = (labelled[start : start + batch_size] for start in range(0, labelled.size, batch_size))
+    for batch in ahead(cut, reader.__getitems__, 1):
+        logits_RC, labels_R = batch.answers(predict(batch.inputs_NX.numpy()).cpu()).float(), batch.labels_N
+        right.update(logits_RC, labels_R)
+        calibration.update(logits_RC.softmax(dim=1), labels_R)
+        surprise += cross_entropy(logits_RC, labels_R).sum(dtype=torch.float64).item()
+        count += batch.taught
+    return Evaluation(float(right.compute()), float(calibration.compute()), surprise / count)
+
+
+def labelled_rows(dataset: Dataset) -> NDArray[np.int64]:
+    """The samples that have a true label, or targets.
+
+    Raises:
+        DatasetError: none has.
+
+    """
+    if viewed(dataset).positions is not None:
+        return np.arange(len(dataset))
     if dataset.labels is None or dataset.classes is None or not (dataset.labels >= 0).any():
         raise DatasetError(
             "[test] has no true labels, so accuracy cannot be measured on it. Give it labels or leave it out."
         )
-    # One rank tests, alone: it must not wait for the others to add what they have counted.
-    right = MulticlassAccuracy(dataset.classes, average="micro", sync_on_compute=False)
-    calibration = MulticlassCalibrationError(dataset.classes, validate_args=False, sync_on_compute=False)
-    labelled = np.flatnonzero(dataset.labels >= 0)
-    cut = (labelled[start : start + batch_size] for start in range(0, labelled.size, batch_size))
-    for rows, inputs in ahead(cut, lambda rows: (rows, dataset.inputs(rows)), 1):
-        logits_NC, labels_N = predict(inputs).float().cpu(), torch.from_numpy(dataset.labels[rows])
-        right.update(logits_NC, labels_N)
-        calibration.update(logits_NC.softmax(dim=1), labels_N)
-    return Evaluation(float(right.compute()), float(calibration.compute()))
+    return np.flatnonzero(dataset.labels >= 0)

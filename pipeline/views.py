@@ -20,6 +20,7 @@ from pipeline.config import ViewSettings
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError, DatasetError, MismatchError
 from pipeline.seeds import generator, seed_of
+from pipeline.sequences import shown
 from pipeline.transforms import Name, open_transform
 from pipeline.transforms.mixes import MIXES
 from pipeline.transforms.own import version_of
@@ -52,6 +53,7 @@ class Viewed:
     def __init__(self, dataset: Dataset, settings: ViewSettings | None = None, workers: int | None = None) -> None:
         self.dataset, self.settings = dataset, settings or ViewSettings()
         self.ids, self.classes, self.class_names = dataset.ids, dataset.classes, dataset.class_names
+        self.positions: int | None = getattr(dataset, "positions", None)  # of a sample that has more than one answer
         self.labels = None if self.settings.mix else dataset.labels  # a mixed view has no true label
         self.input_shape, self.input_dtype = dataset.input_shape, dataset.input_dtype
         self._transform, self._first = None, True
@@ -70,6 +72,11 @@ class Viewed:
     def changes(self) -> bool:
         """Whether a view is anything else than the sample."""
         return self._transform is not None or self.settings.mix is not None
+
+    @property
+    def targets(self) -> int:
+        """How many of all positions have a target; 0 of samples that have one answer."""
+        return int(getattr(self.dataset, "targets", 0))
 
     @cached_property
     def tools(self) -> Mapping[str, str]:
@@ -202,7 +209,9 @@ def check_fingerprints(
 
 
 def network_input(inputs_NX: torch.Tensor, views: ViewSettings, *, channels_last: bool) -> torch.Tensor:
-    """(x - mean) / std in float32 on the tensor's own device: what a network is given."""
+    """(x - mean) / std in float32 on the tensor's own device, or ids of tokens: what a network is given."""
+    if views.input == "tokens":
+        return shown(inputs_NX)
     if views.preprocessing is not None:
         raise ConfigError(
             f'views.preprocessing = "{views.preprocessing}" has not been looked up yet, so mean and std are not known. '

@@ -3,13 +3,19 @@
 An encoding is a module of pure functions of tensors, batched, on any device. A new one is a new file and a line in
 `ENCODINGS`.
 
+A sample may have several positions, as a sequence has tokens, each with logits of its own: they are rows of one record.
+"sampled" spends one budget on all of them; every other encoding keeps each as it keeps any row.
+
 Shape legend
     N  rows (samples)
+    L  positions of a sample
     C  classes
+    R  rows of all positions, N L
 """
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import NoReturn, Protocol
 
@@ -71,11 +77,6 @@ def check(spec: LabelSpec) -> None:
         hint = f"Did you mean {near[0]!r}? " if near else ""
         known = ", ".join(ENCODINGS)
         raise ConfigError(f"There is no encoding {spec.encoding!r}. {hint}Set labels.encoding to one of: {known}.")
-    if spec.positions is not None and spec.encoding != "sampled":
-        raise ConfigError(
-            f'The encoding "{spec.encoding}" keeps one row of logits a record, and {spec.positions} positions were '
-            'asked for. Set labels.encoding = "sampled".'
-        )
     if spec.tail is not None and spec.encoding != "head+sampled":
         raise ConfigError(
             f'The encoding "{spec.encoding}" samples no tail, but labels.tail = {spec.tail} was set. Leave labels.tail '
@@ -86,16 +87,21 @@ def check(spec: LabelSpec) -> None:
 
 def arrays(spec: LabelSpec) -> tuple[ArraySpec, ...]:
     """The arrays that a row of the cache is spread over."""
-    return ENCODINGS[spec.encoding].arrays(spec)
+    each = ENCODINGS[spec.encoding].arrays(spec)
+    if not _by_position(spec):
+        return each
+    return tuple(replace(array, row_shape=(spec.positions or 1, *array.row_shape)) for array in each)
 
 
 def encode(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[np.int64]) -> dict[str, Tensor]:
     """The rows to store for a batch of the teacher's logits of any floating dtype.
 
-    `labels_N` are the true classes, -1 where there is none; `ids_N` are the samples' ids, for the messages.
+    `labels_N` are the true classes, -1 where there is none, of a sample with positions [N, L]; `ids_N` are the samples'
+    ids, for the messages.
 
     Raises:
-        TeacherError: the logits are not [N, C], are not finite, or do not fit the stored dtype.
+        TeacherError: the logits are not [N, C], or of positions [N, L, C]; are not finite, or do not fit the stored
+            dtype.
         DatasetError: a label is not a class.
 
     """
@@ -112,11 +118,26 @@ def launch(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[
     The labels must have passed `refuse_strange_labels`: a gather by what is no class would end a CUDA process.
 
     Raises:
-        TeacherError: the logits are not [N, C].
+        TeacherError: the logits are not [N, C], or of positions [N, L, C].
 
     """
     refuse_other_classes(spec, logits_NC, ids_N)
-    return ENCODINGS[spec.encoding].encode(spec, logits_NC.detach(), labels_N.to(logits_NC.device), ids_N)
+    logits_NC, labels_N, encode = logits_NC.detach(), labels_N.to(logits_NC.device), ENCODINGS[spec.encoding].encode
+    if not _by_position(spec):
+        return encode(spec, logits_NC, labels_N, ids_N)
+    record = encode(spec, logits_NC.flatten(0, 1), labels_N.flatten(), _names(spec, ids_N))
+    return {name: rows.view(len(ids_N), -1, *rows.shape[1:]) for name, rows in record.items()}
+
+
+def _by_position(spec: LabelSpec) -> bool:
+    """Whether each position of a sample is kept as a row of its own."""
+    return spec.positions is not None and spec.encoding != "sampled"
+
+
+def _names(spec: LabelSpec, ids_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A name for each position of each sample, by which it draws, [R]."""
+    positions = spec.positions or 1
+    return (ids_N[:, None] * positions + np.arange(positions)).ravel()
 
 
 def refuse_other_classes(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:
@@ -134,7 +155,7 @@ def storable(record: Mapping[str, Tensor]) -> Tensor:
     """Whether every row of a record can be stored: one boolean on its device. If not, `refuse` says why."""
     floats = [array for name, array in record.items() if array.is_floating_point() and name != "target"]
     if not floats:
-        return record["counts"].to(torch.int64).any(dim=1).all()
+        return record["counts"].to(torch.int64).any(dim=-1).all()
     return torch.stack([array.isfinite().all() for array in floats]).all()
 
 
@@ -142,6 +163,8 @@ def refuse(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> NoRe
     """Raise TeacherError about a batch whose record is not `storable`, naming samples and what to do."""
     wide_NC = logits_NC.detach().to(torch.float32)
     refuse_non_finite(wide_NC, ids_N)
+    if _by_position(spec):
+        wide_NC, ids_N = wide_NC.flatten(0, 1), np.repeat(ids_N, spec.positions or 1)
     unlabelled_N = torch.full((len(ids_N),), -1, device=wide_NC.device)
     if storable(ENCODINGS[spec.encoding].encode(spec, wide_NC, unlabelled_N, ids_N)):
         raise TeacherError(
@@ -155,6 +178,8 @@ def refuse_strange_labels(spec: LabelSpec, labels_N: NDArray[np.int64], ids_N: N
     """Raise DatasetError about labels that are neither a class nor -1."""
     strange_N = (labels_N < -1) | (labels_N >= spec.classes)
     if strange_N.any():
+        ids_N = np.broadcast_to(ids_N.reshape(-1, *(1,) * (labels_N.ndim - 1)), labels_N.shape)
+        labels_N, strange_N, ids_N = labels_N.ravel(), strange_N.ravel(), ids_N.ravel()
         raise DatasetError(
             f"The labels of {samples(torch.from_numpy(strange_N), ids_N)} are not classes: found "
             f"{labels_N[strange_N][:5].tolist()}, expected 0 to {spec.classes - 1}, or -1 for a sample without a "
@@ -163,7 +188,9 @@ def refuse_strange_labels(spec: LabelSpec, labels_N: NDArray[np.int64], ids_N: N
 
 
 def decode(spec: LabelSpec, record: Mapping[str, Tensor]) -> SoftLabels:
-    """The soft labels of a batch of stored rows, on the device of the record."""
+    """The soft labels of a batch of stored rows, on the device of the record; of positions a row for each, [R]."""
+    if _by_position(spec):
+        record = {name: array.flatten(0, 1) for name, array in record.items()}
     return ENCODINGS[spec.encoding].decode(spec, record)
 
 
@@ -183,10 +210,14 @@ def bound(spec: LabelSpec, logits_NC: Tensor, temperature: float) -> Tensor:
 
 
 def refuse_non_finite(logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:
-    """Raise TeacherError about logits that are NaN or infinite."""
+    """Raise TeacherError about logits that are NaN or infinite, [N, C] or of positions [N, L, C]."""
     broken_N = ~logits_NC.flatten(1).isfinite().all(dim=1)
     if broken_N.any():
+        where = ""
+        if logits_NC.ndim > 2:  # noqa: PLR2004 - [N, C]
+            first = logits_NC[broken_N][0].isfinite().all(dim=-1).int().argmin()
+            where = f", first at position {int(first)}"
         raise TeacherError(
-            f"The teacher's logits are not finite (NaN or infinite) for {samples(broken_N, ids_N)}; finite ones "
+            f"The teacher's logits are not finite (NaN or infinite) for {samples(broken_N, ids_N)}{where}; finite ones "
             'were expected. Look at these inputs, or run the teacher with precision = "float32".'
         )

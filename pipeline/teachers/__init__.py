@@ -35,7 +35,7 @@ class Teacher:
         return count_parameters(self.network)
 
     def logits(self, inputs_NX: NDArray[np.generic]) -> torch.Tensor:
-        """The logits of a batch, `[N, C]` in float32, on the teacher's device.
+        """The logits of a batch, `[N, C]` or of sequences `[N, L, C]`, in float32, on the teacher's device.
 
         Raises:
             TeacherError: the network does not answer with one row of logits an input.
@@ -45,7 +45,9 @@ class Teacher:
 
     @torch.inference_mode()
     def answer(self, inputs_NX: torch.Tensor) -> torch.Tensor:
-        """The logits of a batch that is on the teacher's device, `[N, C]`, in the dtype of the network's last layer.
+        """The logits of a batch that is on the teacher's device, `[N, C]` or of sequences `[N, L, C]`.
+
+        They are in the dtype of the network's last layer.
 
         On a GPU it only launches the work. Where its memory does not take the batch, its halves are asked one after the
         other, and so on: their logits are the same but for the last bits of floats. The log says so.
@@ -74,7 +76,8 @@ class Teacher:
             ) from error
         if not fits:  # here, where the error does not hold on to what was in memory any more
             return self._halves(inputs_NX)
-        if not isinstance(answer, torch.Tensor) or answer.ndim != 2 or len(answer) != len(inputs_NX):  # noqa: PLR2004  # [N, C]
+        axes = (2, 3) if self.views.input == "tokens" else (2,)
+        if not isinstance(answer, torch.Tensor) or answer.ndim not in axes or len(answer) != len(inputs_NX):
             found = list(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
             raise TeacherError(
                 f"The teacher {self.settings.model} answered {found} to {len(inputs_NX)} inputs; expected a tensor "
