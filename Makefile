@@ -69,7 +69,13 @@ $(VENV)/ready-dev: $(VENV)/ready
 
 setup: $(VENV)/ready ## Make the environment in .venv, every dependency pinned.
 
-teacher: $(VENV)/ready ## Get the teacher: train it, if its checkpoint does not exist.
+# The texts of an experiment on language, tokenised: documentation that ships with Python.
+DATA_causal_lm := data/topics/tokens.json
+
+data/topics/tokens.json: | $(VENV)/ready
+	$(SOFTLABELS) tokenize pydoc_data.topics:topics --tokenizer bytes --held-out 0.1 --out $(@D)
+
+teacher: $(VENV)/ready $(DATA_$(EXPERIMENT)) ## Get the teacher: train it, if its checkpoint does not exist.
 	$(SOFTLABELS) fit-teacher $(CONFIG) $(SET)
 
 soft-labels: teacher ## Stage one: ask the teacher once, write the label cache (WORKERS=4: by so many processes).

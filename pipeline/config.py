@@ -30,6 +30,7 @@ from pipeline.settings import FilePath, Fraction, Location, Options, PerChannel,
 from pipeline.store.mirror import DEFAULT, MirrorSettings
 from pipeline.terms import TERMS, Loss, Ramp, Term, one_term
 
+TOKENS = "tokens"
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**62)]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
@@ -149,6 +150,9 @@ class CacheSettings(Settings):
 
     path: Location
     """A directory, or an address such as s3://bucket/prefix."""
+    test: Location | None = None
+    """Where the teacher's labels of `[test]` go: students are then held against it on these samples as well, by how
+    often they agree and, as drafts of a language model, by how many tokens it would accept."""
     shard_rows: PositiveInt | None = None
     chunk_rows: PositiveInt | None = None
     mirror: FilePath | None = None
@@ -232,6 +236,21 @@ class Experiment(Settings):
     cache: CacheSettings
     loading: LoadingSettings = LoadingSettings()
     students: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], Student] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tokens_are_given_as_they_are(cls, value: object) -> object:
+        table = value if isinstance(value, dict) else {}
+        dataset, views = table.get("dataset"), table.get("views", {})
+        if isinstance(dataset, dict) and dataset.get("kind") == TOKENS and isinstance(views, dict):
+            return {**table, "views": {"input": TOKENS, **views}}
+        return value
+
+    @model_validator(mode="after")
+    def _labels_of_something(self) -> "Experiment":
+        if self.cache.test is not None and self.test is None:
+            raise ValueError("cache.test is where labels of [test] go, and there is no [test]: add it, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _baselines_exist(self) -> "Experiment":

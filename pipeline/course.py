@@ -25,6 +25,7 @@ from pipeline.ranks import ALONE, Ranks
 from pipeline.reader import UNLABELLED, Batch, Reader, Rows
 from pipeline.runs import CHECKPOINT, Metrics, Run, begin, finish, finished, save_progress, saved_state
 from pipeline.seeds import seed_of
+from pipeline.store.mapped import LabelCache
 from pipeline.training import Epoch, Learner, Loss, evaluate, predictor, start, try_out
 from pipeline.views import viewed
 
@@ -39,6 +40,7 @@ class Lesson:
     loss: Loss
     soft: bool  # whether it hears the teacher
     test: Dataset | None = None
+    test_cache: LabelCache | None = None  # the teacher's labels of what it is tested on
     visible_N: Rows | None = None  # the true labels that it may see, -1 where it may not; None for all there are
     windows: Windows | None = None  # within which its rows are shuffled; None for over all of them
     views: ViewOrder = ONE_VIEW
@@ -263,8 +265,10 @@ class _Pupil:
         loss = self._total() / self.epoch.rows
         line: Metrics = {"epoch": self.epoch.number + 1, "learning_rate": self.rate, "loss": loss}
         if (test := self.lesson.test) is not None and self.learner.ranks.leads:
-            found = evaluate(predictor(self.learner), test, 4 * self.run.settings.batch_size)
-            line |= {"test_accuracy": found.accuracy, "test_ece": found.ece, "test_cross_entropy": found.cross_entropy}
+            asked = predictor(self.learner), test, 4 * self.run.settings.batch_size, self.lesson.test_cache
+            found = evaluate(*asked)
+            line |= {f"test_{name}": value for name, value in found.figures.items()}
+            line |= {"test_perplexity": found.perplexity} if viewed(test).positions else {}
         self.history.append({**line, "seconds": self.seconds + perf_counter() - begun})
         self.epoch = Epoch(self.learner, self.lesson.loss, self.run.seed, self.epoch.number + 1)
         self.rate, self.seconds = _rate(self.learner), 0.0

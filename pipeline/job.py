@@ -133,7 +133,7 @@ def check_at_hand(job: Job, experiment: Experiment, dataset: Dataset) -> None:
 
 
 def _dataset_section(content: str, dataset: Dataset) -> dict[str, JsonValue]:
-    tokenizer = getattr(viewed(dataset).dataset, "tokenizer", None)
+    tokenizer = viewed(dataset).tokenizer
     return {
         "content": content,
         "ids_sha256": ids_digest(dataset.ids),

@@ -159,6 +159,28 @@ class HuggingFace(Decoded):
         return self
 
 
+class Tokens(Source):
+    """Tokens of texts, all documents one after the other: what `softlabels tokenize` wrote, or an array of your own."""
+
+    kind: Literal["tokens"]
+    path: FilePath
+    """A folder that `softlabels tokenize` wrote, or an array of tokens: X.npy, X.bin, X.h5:KEY or X.zarr."""
+    length: Annotated[int, Field(ge=2, lt=2**31)]
+    """How many tokens a sample has."""
+    layout: Literal["packed", "documents"] = "packed"
+    """A sample is a window of the stream, whose tokens are to be foretold; or a document, which may have a class."""
+    long: Literal["cut", "refuse"] = "cut"
+    """What becomes of a document longer than a sample: it is cut, or it is an error."""
+    dtype: Literal["uint16", "uint32", "int32", "int64"] | None = None
+    """Of a .bin file, which does not say it: little-endian."""
+    vocabulary: Annotated[int | None, Field(ge=2, lt=2**31)] = None
+    """How many tokens there are, of an array of your own."""
+    end: Annotated[int | None, Field(ge=0, lt=2**31)] = None
+    """The token that ends a document, of an array of your own; without it, the whole is one document."""
+    mask: FilePath | None = None
+    """For an array of your own, another as long as it: 1 where a token is to be learnt and 0 where not."""
+
+
 class Factory(Source):
     """The user's own map-style dataset: `kind = "package.module:callable"`."""
 
@@ -182,6 +204,7 @@ AnySource: TypeAlias = Annotated[
     | Annotated[HuggingFace, Tag("huggingface")]
     | Annotated[Images, Tag("images")]
     | Annotated[Npy, Tag("npy")]
+    | Annotated[Tokens, Tag("tokens")]
     | Annotated[WebDataset, Tag("webdataset")]
     | Annotated[ZarrPair, Tag("zarr")]
     | Annotated[Factory, Tag("own")],
@@ -196,6 +219,7 @@ SOURCES: Mapping[str, type[Source]] = {
     "huggingface": HuggingFace,
     "images": Images,
     "npy": Npy,
+    "tokens": Tokens,
     "webdataset": WebDataset,
     "zarr": ZarrPair,
     "own": Factory,

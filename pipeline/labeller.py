@@ -19,7 +19,7 @@ from pipeline.datasets import Dataset
 from pipeline.errors import TeacherError
 from pipeline.labels import LabelSpec
 from pipeline.seeds import seed_of
-from pipeline.sequences import TARGETS
+from pipeline.sequences import TARGETS, refuse_other_tokenizer
 from pipeline.teachers import Teacher
 from pipeline.views import Viewed, fingerprints, viewed
 
@@ -141,6 +141,7 @@ class Labeller:
     def __post_init__(self) -> None:
         object.__setattr__(self, "lane", Lane(self.teacher.device))
         object.__setattr__(self, "views", viewed(self.dataset))
+        refuse_other_tokenizer(self.teacher.network, self.views.tokenizer)
 
     @property
     def late(self) -> bool:

@@ -12,7 +12,7 @@ from pipeline.errors import SoftLabelsError
 from pipeline.labeller import Labeller
 from pipeline.runs import fit_seconds
 from pipeline.teachers import Teacher
-from pipeline.views import Viewed
+from pipeline.views import Viewed, viewed
 
 NAMED = 3
 
@@ -56,5 +56,7 @@ def figures(teacher: Teacher, test: Dataset | None) -> dict[str, JsonValue]:
         "teacher_parameters": teacher.parameters,
         "teacher_test_accuracy": reached.accuracy if reached else None,
         "teacher_test_ece": reached.ece if reached else None,
+        "teacher_test_cross_entropy": reached.cross_entropy if reached else None,
+        "teacher_test_perplexity": reached.perplexity if reached and test and viewed(test).positions else None,
         "teacher_fit_seconds": fit_seconds(teacher.settings.checkpoint),
     }

@@ -52,6 +52,14 @@ class Batch(Tensors):
         """How many rows of logits it says something about: samples, or positions that have a target."""
         return len(self.labels_N)
 
+    @property
+    def owners(self) -> Rows:
+        """Which sample of the batch each of these rows is of."""
+        if self.places_R is None:
+            return np.arange(len(self.rows))
+        positions = self.inputs_NX.shape[-1]
+        return self.places_R.numpy(force=True) // positions
+
     def answers(self, logits_NC: torch.Tensor) -> torch.Tensor:
         """The rows of a network's logits that labels and soft labels are about: of `[N, L, C]` those of targets."""
         return logits_NC if self.places_R is None else logits_NC.flatten(0, 1)[self.places_R, : self.classes]
@@ -247,7 +255,8 @@ def few_labels(labels_N: Rows, count: int, seed: int) -> Rows:
     """
     known = np.flatnonzero(labels_N != UNLABELLED)
     if known.size < count:
-        raise DatasetError(f"true_labels = {count}: the dataset has only {known.size} labelled samples. Ask for fewer.")
+        way = "Ask for fewer." if known.size else "Leave it out: the next tokens of sequences are no labels of samples."
+        raise DatasetError(f"true_labels = {count}: the dataset has only {known.size} labelled samples. {way}")
     shuffled = generator("few labels", seed).permutation(known)
     turn = np.empty(shuffled.size, np.int64)  # a sample's place among the samples of its class
     for label in np.unique(labels_N[known]):

@@ -22,22 +22,36 @@ def resolve(reference: str) -> Callable[..., object]:
         ConfigError: the reference is not of that form, its module cannot be imported, or it names no callable.
 
     """
+    found = named(reference)
+    if not callable(found):
+        raise ConfigError(
+            f"{reference}: found {type(found).__name__} {found!r}, expected a function or a class to call."
+        )
+    return found  # what it returns is for the caller to judge
+
+
+def named(reference: str) -> object:
+    """Whatever `package.module:attribute` names; see `resolve`.
+
+    >>> named("math:pi")
+    3.141592653589793
+
+    Raises:
+        ConfigError: the reference is not of that form, its module cannot be imported, or has no such attribute.
+
+    """
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute:
         raise ConfigError(f"{reference!r} names no code: expected package.module:callable, such as my_models:build.")
     module = _imported(reference, module_name)
     try:
-        found = attrgetter(attribute)(module)
+        found: object = attrgetter(attribute)(module)
     except AttributeError:
         raise ConfigError(
             f"{reference}: the module {module_name} ({_place(module)}) has no {attribute!r}. It has: "
             f"{_callables(module)}. Correct the name after the colon."
         ) from None
-    if not callable(found):
-        raise ConfigError(
-            f"{reference}: found {type(found).__name__} {found!r}, expected a function or a class to call."
-        )
-    return found  # type: ignore[no-any-return]  # what it returns is for the caller to judge
+    return found
 
 
 def _imported(reference: str, name: str) -> ModuleType:

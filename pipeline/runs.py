@@ -190,8 +190,9 @@ def finish(run: Run, network: torch.nn.Module, history: Sequence[Metrics]) -> Me
         )
     save_state(run.weights, state)
     metrics: Metrics = {
-        "test_accuracy": history[-1].get("test_accuracy"),
-        "test_ece": history[-1].get("test_ece"),
+        "test_accuracy": None,
+        "test_ece": None,
+        **{name: value for name, value in history[-1].items() if name.startswith("test_")},
         "parameters": count_parameters(network),
         "seconds": sum(line["seconds"] for line in history),
         **run.facts,

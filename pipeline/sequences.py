@@ -17,6 +17,9 @@ Shape legend
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import Module
+
+from pipeline.errors import MismatchError
 
 IDS, POSITIONS, TARGETS = range(3)
 SHOWN = 2
@@ -46,6 +49,26 @@ def shown(inputs_NRL: Tensor) -> Tensor:
     """What a network is given of sequences: int64, [N, 2, L]. Samples of another form are a user's own, given whole."""
     rows = inputs_NRL[:, :SHOWN] if inputs_NRL.ndim == TARGETS + 1 else inputs_NRL
     return rows.long()
+
+
+def refuse_other_tokenizer(network: Module, tokenizer: str | None) -> None:
+    """Refuse a network of other tokens than a dataset's: its ids would mean other words.
+
+    Args:
+        network: of a library, it may know the sha256 of its tokenizer, as `tokenizer_sha256`.
+        tokenizer: the sha256 of the dataset's; None: it does not say.
+
+    Raises:
+        MismatchError: both are known, and differ.
+
+    """
+    known = getattr(network, "tokenizer_sha256", None)
+    if known and tokenizer and known != tokenizer:
+        raise MismatchError(
+            f"The network {type(network).__name__} has the tokenizer {known[:12]}, and the dataset was made with "
+            f"{tokenizer[:12]}: the same ids are other words. Tokenise the texts with the tokenizer.json beside the "
+            "model, or use a model of the dataset's tokenizer."
+        )
 
 
 def targets(inputs_NRL: NDArray[np.generic]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,11 +1,14 @@
 """Opens the datasets that an experiment names."""
 
+from typing import Any
+
 from pipeline.ahead import loaders
 from pipeline.config import Experiment
 from pipeline.datasets import Dataset, open_dataset
 from pipeline.errors import DatasetError
-from pipeline.job import content_of
+from pipeline.job import check_made_for, content_of
 from pipeline.kinds import AnySource
+from pipeline.store.mapped import LabelCache
 from pipeline.views import Viewed, viewed
 
 
@@ -58,6 +61,38 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
             "[test] has no true labels, so nothing can be measured on it. Give it labels, or leave [test] out."
         )
     return test
+
+
+def held_out(experiment: Experiment) -> Experiment | None:
+    """The experiment that makes the labels of `[test]`, if they are asked for: of its samples as they are."""
+    if experiment.cache.test is None or experiment.test is None:
+        return None
+    views: dict[str, Any] = {"count": 1, "transform": None, "options": {}, "mix": None}
+    return experiment.model_copy(
+        update={
+            "dataset": experiment.test,
+            "test": None,
+            "views": experiment.views.model_copy(update=views),
+            "cache": experiment.cache.model_copy(update={"path": experiment.cache.test, "test": None}),
+            "students": {},
+        }
+    )
+
+
+def open_test_cache(experiment: Experiment, test: Dataset | None) -> LabelCache | None:
+    """The teacher's labels of the held-out samples; None if the experiment asks for none.
+
+    Raises:
+        IncompleteError: they are not there yet.
+        MismatchError: they were made for another experiment.
+
+    """
+    asked = held_out(experiment)
+    if asked is None or test is None:
+        return None
+    cache = LabelCache.open(asked.cache.path, settings=asked.cache.copies)
+    check_made_for(cache.job, asked, test)
+    return cache
 
 
 def readers(experiment: Experiment) -> int:

@@ -60,19 +60,28 @@ def _load_tensors(path: Path) -> State:
 
 
 def fit_state(model: torch.nn.Module, state: State, path: Path) -> None:
-    """Put a state into a model.
+    """Put a state into a model. Of tensors that are one in the model, such as tied weights, it may name any or all.
 
     Raises:
-        TeacherError: naming the first tensors that are missing, unknown or of another shape.
+        TeacherError: naming the first tensors that are missing, unknown, of another shape, or not the same though they
+            are one in the model.
 
     """
     own = model.state_dict()
-    wrong = [f"{name} is missing" for name in own if name not in state]
+    held = {_memory(tensor): name for name, tensor in own.items() if name in state}
+    held.pop(None, None)
+    twins = {name: held[_memory(tensor)] for name, tensor in own.items() if _memory(tensor) in held}
+    wrong = [f"{name} is missing" for name in own if name not in state and name not in twins]
     wrong += [f"{name} is unknown to the model" for name in state if name not in own]
     wrong += [
         f"{name} has shape {list(state[name].shape)}, the model wants {list(tensor.shape)}"
         for name, tensor in own.items()
         if name in state and state[name].shape != tensor.shape
+    ]
+    wrong += [
+        f"{name} is not {twin}, and the model ties them"
+        for name, twin in twins.items()
+        if name in state and not _same(state[name], state[twin])
     ]
     if wrong:
         more = f" (and {len(wrong) - NAMED} more)" if len(wrong) > NAMED else ""
@@ -80,7 +89,19 @@ def fit_state(model: torch.nn.Module, state: State, path: Path) -> None:
             f"{path}: this checkpoint does not fit {type(model).__name__}: {'; '.join(wrong[:NAMED])}{more}. "
             "Name the model and its options as they were when the checkpoint was made."
         )
-    model.load_state_dict(state)
+    model.load_state_dict({**{name: state[twin] for name, twin in twins.items()}, **state})
+
+
+def _memory(tensor: torch.Tensor) -> tuple[object, ...] | None:
+    """Where a tensor is; None if it takes no memory. Two of one place are one."""
+    if not tensor.numel():
+        return None
+    return tensor.device, tensor.dtype, tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Bit for bit, NaN too."""
+    return one is other or (one.dtype == other.dtype and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True))
 
 
 def file_digest(path: Path) -> str:

@@ -3,7 +3,6 @@
 Commands import what they run when they run, so that `--help` answers at once.
 """
 
-import json
 import signal
 import sys
 from collections.abc import Callable
@@ -15,18 +14,13 @@ import click
 
 from pipeline import __version__
 from pipeline.errors import SoftLabelsError
+from stages.ends import STOPS, finish, refuse, say_json
 
 if TYPE_CHECKING:
     from pipeline.config import Experiment
-    from stages.report import Report
 
 EPILOG = """Exit codes: 0 done · 1 error · 2 usage or config · 3 corrupt · 4 incomplete · 5 fingerprint mismatch ·
 6 locked by another writer · 7 no space or I/O · 75 stopped by SIGTERM, resumable · 130 Ctrl-C."""
-
-STOPS = {
-    int(signal.SIGTERM): ("Stopped by SIGTERM. Run the same command again to go on.", 75),
-    int(signal.SIGINT): ("Stopped by Ctrl-C. Run the same command again to go on.", 130),
-}
 
 Command = Callable[..., Any]
 
@@ -94,14 +88,6 @@ def _load(config: Path, overrides: tuple[str, ...]) -> "Experiment":
     return resolved(experiment)
 
 
-def _finish(report: "Report", *, as_json: bool) -> None:
-    from stages.report import printable, reports
-
-    if reports():
-        click.echo(json.dumps(report.facts, default=str) if as_json else printable(report.text))
-    sys.exit(report.exit_code)
-
-
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="softlabels")
 def cli() -> None:
@@ -122,7 +108,7 @@ def plan(config: Path, overrides: tuple[str, ...], *, as_json: bool) -> None:
     """
     from stages.plan import plan
 
-    _finish(plan(_load(config, overrides)), as_json=as_json)
+    finish(plan(_load(config, overrides)), as_json=as_json)
 
 
 @cli.command("fit-teacher")
@@ -132,7 +118,7 @@ def fit_teacher(config: Path, overrides: tuple[str, ...], *, as_json: bool, rest
     """Train the teacher by [teacher.fit], if its checkpoint does not exist."""
     from stages.fit_teacher import fit_teacher
 
-    _finish(fit_teacher(_load(config, overrides), restart=restart), as_json=as_json)
+    finish(fit_teacher(_load(config, overrides), restart=restart), as_json=as_json)
 
 
 @cli.command()
@@ -152,7 +138,7 @@ def generate(
     _refuse_two_clusters(workers, scheduler)
     from stages.soft_labels import generate
 
-    _finish(generate(_load(config, overrides), workers, scheduler), as_json=as_json)
+    finish(generate(_load(config, overrides), workers, scheduler), as_json=as_json)
 
 
 @cli.command()
@@ -176,7 +162,43 @@ def extend(
     _refuse_two_clusters(workers, scheduler)
     from stages.extend_cache import extend_cache
 
-    _finish(extend_cache(_load(config, overrides), views, workers, scheduler), as_json=as_json)
+    finish(extend_cache(_load(config, overrides), views, workers, scheduler), as_json=as_json)
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCES...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write: a new one.")
+@click.option("--tokenizer", metavar="bytes|FILE", required=True, help='"bytes", or the path of a tokenizer.json.')
+@click.option("--end", metavar="TOKEN", help="The token that ends a document. Default: the usual one that there is.")
+@click.option("--per-line", is_flag=True, help="Take each line of a text file for a document.")
+@click.option("--text-key", default="text", show_default=True, help="What holds the text in .jsonl, .csv and datasets.")
+@click.option("--label-key", metavar="KEY", help="What holds the class there. Default: documents have none.")
+@click.option("--held-out", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share for a test set.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text.")
+def tokenize(
+    sources: tuple[str, ...],
+    out: Path,
+    *,
+    tokenizer: str,
+    end: str | None,
+    text_key: str,
+    label_key: str | None,
+    held_out: float | None,
+    per_line: bool,
+    as_json: bool,
+) -> None:
+    """Make a folder of tokens of texts, for kind = "tokens".
+
+    SOURCES are text files (a document each, or a line each), .jsonl and .csv files (a row each), folders of such,
+    hf:NAME:SPLIT, or module:attribute of installed Python. With --held-out some documents go to a folder OUT-test
+    instead. The same command again finds nothing to do (docs/language_models.md).
+    """
+    from pipeline.corpus import Keys
+    from stages.tokenize_texts import tokenize_texts
+
+    keys = Keys(text_key, label_key, per_line)
+    report = tokenize_texts(sources, out, tokenizer=tokenizer, end=end, keys=keys, held_out=held_out)
+    finish(report, as_json=as_json)
 
 
 @cli.command()
@@ -206,7 +228,7 @@ def train(
     from stages.train_student import train_students
 
     folder = runs or Path("runs") / config.stem
-    _finish(train_students(_load(config, overrides), students, folder, restart=restart), as_json=as_json)
+    finish(train_students(_load(config, overrides), students, folder, restart=restart), as_json=as_json)
 
 
 @cli.command()
@@ -227,12 +249,12 @@ def inspect(cache: Path | str, *, stats: bool, temperature: float | None, plot: 
     if stats:
         from stages.look_into_cache import look_into
 
-        _finish(look_into(cache, temperature, plot), as_json=as_json)
+        finish(look_into(cache, temperature, plot), as_json=as_json)
     if temperature is not None or plot:
         raise click.UsageError("--temperature and --plot are about what --stats finds. Add --stats, or leave them out.")
     from stages.inspect_cache import inspect
 
-    _finish(inspect(cache), as_json=as_json)
+    finish(inspect(cache), as_json=as_json)
 
 
 def _copy_command(name: str, text: str) -> None:
@@ -243,7 +265,7 @@ def _copy_command(name: str, text: str) -> None:
     def copy(source: Path | str, dest: Path | str, *, as_json: bool) -> None:
         from stages.copy_cache import copy_cache
 
-        _finish(copy_cache(source, dest), as_json=as_json)
+        finish(copy_cache(source, dest), as_json=as_json)
 
 
 _COPIED = """Every shard is held against its receipt on the way, and the seal comes last. The same command again goes on
@@ -279,10 +301,10 @@ def verify(
     if config:
         from stages.ask_again import ask_teacher_again
 
-        _finish(ask_teacher_again(cache, _load(config, overrides), rows, seed), as_json=as_json)
+        finish(ask_teacher_again(cache, _load(config, overrides), rows, seed), as_json=as_json)
     from stages.verify_cache import verify
 
-    _finish(verify(cache), as_json=as_json)
+    finish(verify(cache), as_json=as_json)
 
 
 @cli.command()
@@ -326,7 +348,7 @@ def fidelity(
     folder = into or Path("runs") / config.stem / "fidelity"
     experiment = _load(config, overrides)
     report = fidelity(experiment, folder, rows=rows, temperatures=temperatures, draws=draws, seed=seed)
-    _finish(report, as_json=as_json)
+    finish(report, as_json=as_json)
 
 
 class _Stopped(BaseException):
@@ -351,7 +373,7 @@ def main() -> None:
         raise
     except BaseException as error:
         if came:
-            _refuse(*STOPS[came[0]])
+            refuse(*STOPS[came[0]])
         _explain(error)
         raise
 
@@ -360,31 +382,16 @@ def _explain(error: BaseException) -> None:
     """End with what a user can mend; return from what is a fault of ours."""
     match error:
         case SoftLabelsError():
-            _refuse(str(error), error.exit_code)
+            refuse(str(error), error.exit_code)
         case click.UsageError():
-            _print_json(error.format_message(), error.exit_code)
+            say_json(error.format_message(), error.exit_code)
             error.show()
             sys.exit(error.exit_code)
         case click.Abort() | KeyboardInterrupt():
-            _refuse(*STOPS[signal.SIGINT])
+            refuse(*STOPS[signal.SIGINT])
         case OSError():
             where = error.filename or "a file"
-            _refuse(f"{where}: {error.strerror or error}. Mend this, then run the same command again.", 7)
-
-
-def _refuse(message: str, exit_code: int) -> None:
-    from stages.report import printable
-
-    _print_json(message, exit_code)
-    click.echo(printable(f"softlabels: {' '.join(message.splitlines())}"), err=True)  # a paragraph: no forged lines
-    sys.exit(exit_code)
-
-
-def _print_json(message: str, exit_code: int) -> None:
-    from stages.report import reports
-
-    if "--json" in sys.argv and reports():
-        click.echo(json.dumps({"error": message, "exit_code": exit_code}))
+            refuse(f"{where}: {error.strerror or error}. Mend this, then run the same command again.", 7)
 
 
 if __name__ == "__main__":

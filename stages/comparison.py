@@ -1,7 +1,8 @@
 """Students, their baselines and the teacher side by side: what `train` ends with."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -14,8 +15,8 @@ from pipeline.store.mapped import LabelCache
 from pipeline.store.writer import human
 from stages.report import Report, duration, table
 
-HEADER = ["", "test accuracy", "ECE", "parameters", "time", "true labels", "soft labels"]
 NONE = "-"
+Results = Sequence[Metrics]
 
 
 def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, tested: int, runs: Path) -> Report:
@@ -28,14 +29,19 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
         runs: where the run folders are.
 
     """
-    rows = [_student(name, each) for name, each in results.items()]
+    columns = [column for column in COLUMNS if column.always or any(map(column.known, results.values()))]
+    rows = [[name, *(column.student(each) for column in columns)] for name, each in results.items()]
     facts: dict[str, Any] = {"students": dict(results), "runs": str(runs)}
     lines = [
         f"On {tested:,} held-out samples, mean ± standard deviation over seeds; ECE: calibration; time of one run."
     ]
+    if any(column.title == "agreement" for column in columns):
+        lines.append(
+            "Agreement: the same likeliest class as the teacher's; accepted: of a draft's tokens, by the teacher."
+        )
     if cache is not None and cache.seal is not None:
         seal, path = cache.seal, _name_of(cache)
-        rows.append(_teacher(seal.about))
+        rows.append(["teacher", *(column.teacher(seal.about) for column in columns)])
         lines.append(
             f"Label cache: {path}, {human(seal.bytes)} for {seal.rows:,} samples "
             f"({seal.bytes / seal.rows:.1f} bytes each), asked of the teacher once in {duration(seal.made.seconds)}."
@@ -44,7 +50,8 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
             facts["break_even"], line = worth
             lines.append(line)
         facts["cache"] = {"path": path, "cache_id": seal.cache_id, "bytes": seal.bytes, "about": seal.about}
-    return Report(facts, "\n".join([table(HEADER, rows), "", *lines, f"Runs: {runs}"]))
+    header = ["", *(column.title for column in columns)]
+    return Report(facts, "\n".join([table(header, rows), "", *lines, f"Runs: {runs}"]))
 
 
 def _name_of(cache: LabelCache) -> str:
@@ -71,41 +78,62 @@ def _worth(seal: Seal, results: Mapping[str, Sequence[Metrics]]) -> tuple[dict[s
     )
 
 
-def _student(name: str, results: Sequence[Metrics]) -> list[str]:
-    first = results[0]
-    return [
-        name,
-        _percent([metrics["test_accuracy"] for metrics in results]),
-        _percent([metrics["test_ece"] for metrics in results]),
-        f"{first['parameters']:,}",
-        duration(mean(metrics["seconds"] for metrics in results)),
-        f"{first['true_labels']:,}",
-        f"{first['soft_labels']:,}",
-    ]
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: one figure of each student and of the teacher."""
+
+    title: str
+    key: str  # in the metrics of a run
+    shown: Callable[[Sequence[float]], str]
+    asked: str | None = None  # in the figures of a seal: the teacher's
+    always: bool = True  # or only where some run has it
+
+    def known(self, results: Results) -> bool:
+        """Whether some run has the figure."""
+        return any(metrics.get(self.key) is not None for metrics in results)
+
+    def student(self, results: Results) -> str:
+        """Of a student's runs."""
+        return self._cell([metrics.get(self.key) for metrics in results])
+
+    def teacher(self, about: Mapping[str, JsonValue]) -> str:
+        """Of the teacher, as the seal of its cache has it."""
+        return self._cell([_number(about.get(self.asked))] if self.asked else [])
+
+    def _cell(self, values: Sequence[float | None]) -> str:
+        there = [value for value in values if value is not None]
+        return self.shown(there) if there else NONE
 
 
-def _teacher(about: Mapping[str, JsonValue]) -> list[str]:
-    accuracy, ece, parameters, seconds = (
-        _number(about.get(f"teacher_{key}")) for key in ("test_accuracy", "test_ece", "parameters", "fit_seconds")
-    )
-    return [
-        "teacher",
-        _percent([accuracy]),
-        _percent([ece]),
-        NONE if parameters is None else f"{parameters:,.0f}",
-        NONE if seconds is None else duration(seconds),
-        NONE,
-        NONE,
-    ]
+def _spread(values: Sequence[float], unit: str = "") -> str:
+    return f"{mean(values):.2f} ± {stdev(values):.2f}{unit}" if len(values) > 1 else f"{values[0]:.2f}{unit}"
+
+
+def _percent(shares: Sequence[float]) -> str:
+    return _spread([100 * share for share in shares], " %")
+
+
+def _count(values: Sequence[float]) -> str:
+    return f"{values[0]:,.0f}"
+
+
+def _time(values: Sequence[float]) -> str:
+    return duration(mean(values))
+
+
+COLUMNS = (
+    Column("test accuracy", "test_accuracy", _percent, "teacher_test_accuracy"),
+    Column("perplexity", "test_perplexity", _spread, "teacher_test_perplexity", always=False),
+    Column("ECE", "test_ece", _percent, "teacher_test_ece"),
+    Column("agreement", "test_agreement", _percent, always=False),
+    Column("accepted", "test_accepted", _percent, always=False),
+    Column("parameters", "parameters", _count, "teacher_parameters"),
+    Column("time", "seconds", _time, "teacher_fit_seconds"),
+    Column("true labels", "true_labels", _count),
+    Column("soft labels", "soft_labels", _count),
+)
 
 
 def _number(value: JsonValue) -> float | None:
     """A figure that someone has put into a seal, if it is one."""
     return float(value) if isinstance(value, int | float) else None
-
-
-def _percent(accuracies: Sequence[float | None]) -> str:
-    known = [100 * value for value in accuracies if value is not None]
-    if not known:
-        return NONE
-    return f"{mean(known):.2f} ± {stdev(known):.2f} %" if len(known) > 1 else f"{known[0]:.2f} %"

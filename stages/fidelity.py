@@ -7,15 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from pipeline import encodings
+from pipeline.audit import answered
 from pipeline.config import Experiment
 from pipeline.errors import ConfigError
 from pipeline.fidelity import Fidelity, Method, compare, stored
 from pipeline.job import spec_of
 from pipeline.labels import DType, LabelSpec
 from pipeline.plots import families
+from pipeline.reader import Reader
 from pipeline.rules import RULES, TO_THE_LABEL, rule
 from pipeline.seeds import generator
 from pipeline.sources import open_views
@@ -51,23 +51,22 @@ def fidelity(
     dataset = open_views(experiment)
     spec = spec_of(experiment.labels, dataset)
     asked = sorted(set(temperatures))
-    labelled = dataset.labels is not None and bool((np.asarray(dataset.labels) >= 0).any())
+    labelled = dataset.positions is not None or bool(
+        dataset.labels is not None and (np.asarray(dataset.labels) >= 0).any()
+    )
     methods = {each: list(methods_for(spec.classes, each, asked, labelled=labelled)) for each in asked}
     teacher = teacher_of(experiment, dataset)
-    chosen = np.sort(generator("fidelity", seed).choice(len(dataset), min(rows, len(dataset)), replace=False))
-    parts = np.array_split(chosen, -(-chosen.size // teacher.settings.batch_size))
-    logits_NC = torch.cat([teacher.logits(dataset.inputs(part)).cpu() for part in parts])
-    encodings.refuse_other_classes(spec, logits_NC, dataset.ids[chosen])
-    encodings.refuse_non_finite(logits_NC, dataset.ids[chosen])
-    known = np.full(chosen.size, -1) if dataset.labels is None else np.asarray(dataset.labels[chosen])
+    samples = min(-(-rows // (dataset.positions or 1)), len(dataset))
+    chosen = np.sort(generator("fidelity", seed).choice(len(dataset), samples, replace=False))
+    logits_NC, labels_N = answered(Reader(dataset), teacher, spec, chosen)
     make_directory(folder)  # refused before the work, not after it
     found = []
     with bar("methods", sum(map(len, methods.values())), 0) as progress:
         for temperature in asked:
-            for each in compare(logits_NC, torch.from_numpy(known), methods[temperature], temperature, draws):
+            for each in compare(logits_NC, labels_N, methods[temperature], temperature, draws):
                 found.append(each)
                 progress.update(1)
-    return kept(found, chosen.size, draws, folder)
+    return kept(found, len(labels_N), draws, folder)
 
 
 def methods_for(

@@ -10,7 +10,7 @@ from pipeline.job import job_of, spec_of
 from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
 from pipeline.provenance import listed, skipped_of
-from pipeline.sources import open_test, open_views, readers
+from pipeline.sources import held_out, open_test, open_views, readers
 from pipeline.store.addresses import place_of
 from pipeline.store.documents import Job
 from pipeline.store.layout import Shard, shard_file_bytes
@@ -26,7 +26,7 @@ BLOCK_BYTES = 4096  # what a file takes on disk is a multiple of this, nearly ev
 
 
 def generate(experiment: Experiment, workers: int | None = None, scheduler: str | None = None) -> Report:
-    """Make the label cache of an experiment, or what is missing of it.
+    """Make the label cache of an experiment, or what is missing of it; then that of its `[test]`, if it has one.
 
     Args:
         experiment: whose.
@@ -43,6 +43,14 @@ def generate(experiment: Experiment, workers: int | None = None, scheduler: str 
         StoppedError: asked to stop; committed shards are kept.
 
     """
+    report, tested = _made(experiment, workers, scheduler), held_out(experiment)
+    if tested is None:
+        return report
+    test = _made(tested, workers, scheduler)
+    return Report(report.facts | {"test": test.facts}, f"{report.text}\n{test.text}", report.exit_code)
+
+
+def _made(experiment: Experiment, workers: int | None, scheduler: str | None) -> Report:
     dataset, spec, job = asked(experiment)
     path = experiment.cache.path
     job = standing(path, job)

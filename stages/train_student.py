@@ -19,7 +19,7 @@ from pipeline.objective import Objective, objective
 from pipeline.ranks import Ranks, joined
 from pipeline.reader import Reader, few_labels, label_spec
 from pipeline.runs import Metrics, Run, finished
-from pipeline.sources import contents, open_test, open_views, readers
+from pipeline.sources import contents, open_test, open_test_cache, open_views, readers
 from pipeline.store.mapped import LabelCache
 from pipeline.terms import refuse_unserved
 from pipeline.views import Viewed
@@ -36,6 +36,7 @@ class School:
     experiment: Experiment
     dataset: Viewed
     test: Dataset | None
+    test_cache: LabelCache | None
     contents: dict[str, str | None]
     reader: Reader  # with the cache, if any student needs it
     runs: Path
@@ -61,9 +62,9 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
         for name in chosen:
             refuse_unserved(f"students.{name}.loss", experiment.students[name].terms, label_spec(cache))
     test = open_test(experiment, dataset)
-    known = contents(experiment, dataset, test)
+    answers, known = open_test_cache(experiment, test), contents(experiment, dataset, test)
     with joined() as ranks:
-        school = School(experiment, dataset, test, known, Reader(dataset, cache), runs, ranks)
+        school = School(experiment, dataset, test, answers, known, Reader(dataset, cache), runs, ranks)
         results = _train_all(school, {name: experiment.students[name] for name in chosen}, restart=restart)
     return compare(results, cache, len(test or ()), runs)
 
@@ -146,4 +147,4 @@ def _lesson(school: School, student: Student, seed: int, told: Objective) -> Les
 
     windows = school.reader.windows(student.window) if student.window else None
     views = school.reader.views(student)
-    return Lesson(network, told, student.soft, school.test, visible, windows, views)
+    return Lesson(network, told, student.soft, school.test, school.test_cache, visible, windows, views)

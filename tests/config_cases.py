@@ -24,6 +24,18 @@ sources = st.one_of(
     st.fixed_dictionaries({"kind": st.just("hdf5"), "path": paths, "inputs": texts}, optional={"ids": texts, **said}),
     st.fixed_dictionaries({"kind": st.just("npy"), "inputs": paths}, optional={"labels": paths, "ids": paths, **said}),
     st.fixed_dictionaries({"kind": st.just("zarr"), "inputs": paths}, optional={"ids": paths, **said}),
+    st.fixed_dictionaries(
+        {"kind": st.just("tokens"), "path": paths, "length": st.integers(2, 2**31 - 1)},
+        optional={
+            "layout": st.sampled_from(["packed", "documents"]),
+            "long": st.sampled_from(["cut", "refuse"]),
+            "dtype": st.sampled_from(["uint16", "uint32", "int32", "int64"]),
+            "vocabulary": st.integers(2, 2**31 - 1),
+            "end": st.integers(0, 2**31 - 1),
+            "mask": paths,
+            **said,
+        },
+    ),
     st.fixed_dictionaries({"kind": st.just("own.data:Set")}, optional={"options": options, **said}),
 )
 devices = st.sampled_from(["auto", "cpu", "cuda", "mps"])

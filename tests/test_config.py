@@ -84,7 +84,7 @@ loss = "hard"
 """
 MULTIPLE = "make one a multiple of the other."
 OR_LIST = "or a list with one for each channel."
-KINDS = "digits, hdf5, huggingface, idx, images, npy, webdataset, zarr, or your own package.module:callable"
+KINDS = "digits, hdf5, huggingface, idx, images, npy, tokens, webdataset, zarr, or your own package.module:callable"
 SHORT = """
 dataset.kind = "digits"
 teacher = { model = "mlp", checkpoint = "t.safetensors" }
@@ -191,11 +191,14 @@ def test_what_is_left_out_has_a_value(short: Path) -> None:
         (
             "views.zzz=1",
             (
-                "unknown key views.zzz: known keys here: alpha, count, mean, mix, options, preprocessing, seed, std, "
-                "transform."
+                "unknown key views.zzz: known keys here: alpha, count, input, mean, mix, options, preprocessing, seed, "
+                "std, transform."
             ),
         ),
-        ("cache.zzz=1", "unknown key cache.zzz: known keys here: chunk_rows, mirror, mirror_bytes, path, shard_rows."),
+        (
+            "cache.zzz=1",
+            "unknown key cache.zzz: known keys here: chunk_rows, mirror, mirror_bytes, path, shard_rows, test.",
+        ),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, said: str, whole: Path) -> None:

@@ -1,6 +1,8 @@
 """The reference networks, and networks of one's own."""
 
 from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +11,17 @@ from torch import nn
 
 from pipeline.errors import ConfigError
 from pipeline.models import MODELS, Jitter, build, count_parameters
+from pipeline.models.gpt import turned, turns_of
+from pipeline.weights import fit_state, load_state, save_state
 
 IMAGES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 1, 3)]
+SEQUENCES, WORDS = (3, 9), 11
+IDS = [[3, 1, 4, 1, 5, 9, 2, 6, 0], [2, 7, 1, 8, 2, 8, 1, 0, 0], [1, 6, 1, 8, 0, 3, 3, 9, 8]]
+PLACES = [[0, 1, 2, 0, 1, 2, 3, 0, -1], [0, 0, 1, 2, 3, 4, 5, -1, -1], [0, 1, 2, 3, 4, 5, 6, 7, 8]]
+TOKENS = torch.tensor([IDS, PLACES]).transpose(0, 1)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sorted({*MODELS} - {"gpt", "text_classifier"}))
 @pytest.mark.parametrize("shape", IMAGES)
 def test_every_network_answers_images_of_every_size_with_logits(name: str, shape: tuple[int, ...]) -> None:
     """[N, *shape] to [N, classes], and every weight has a gradient."""
@@ -33,6 +41,9 @@ def test_every_network_answers_images_of_every_size_with_logits(name: str, shape
         ("cnn", {"width": 4, "depth": 1}, (2, 8, 8), 2 * 9 * 4 + 8 + 4 * 3 + 3),
         ("cnn", {"width": 4, "depth": 2}, (2, 8, 8), 2 * 9 * 4 + 8 + 4 * 9 * 8 + 16 + 8 * 3 + 3),
         ("resnet", {"width": 4, "blocks": [1]}, (2, 8, 8), 2 * 9 * 4 + 8 + 2 * (4 * 9 * 4 + 8) + 4 * 3 + 3),
+        ("gpt", {"width": 8, "depth": 2}, (3, 5), 3 * 8 + 2 * (12 * 64 + 16) + 8),
+        ("gpt", {"width": 8, "depth": 1, "tied": False}, (3, 5), 2 * 3 * 8 + 12 * 64 + 16 + 8),
+        ("text_classifier", {"width": 8, "depth": 1, "vocabulary": 7}, (2, 5), 7 * 8 + 12 * 64 + 16 + 8 + 8 * 3),
     ],
 )
 def test_arguments_decide_the_size(
@@ -98,7 +109,7 @@ def test_a_network_of_ones_own_is_called_with_its_arguments_only() -> None:
             "resnett",
             {},
             (1, 8, 8),
-            r"no model 'resnett'\. Did you mean 'resnet'\? Known are mlp, cnn, resnet; name one",
+            r"no model 'resnett'\. Did you mean 'resnet'\? Known are mlp, cnn, resnet, gpt, text_classifier; name one",
         ),
         ("vision", {}, (1, 8, 8), r"no model 'vision'\. Known are"),
         ("mlp", {"depth": 3}, (4,), r"'mlp' cannot be built with depth = 3: TypeError: .*unexpected keyword .*'depth'"),
@@ -123,6 +134,20 @@ def test_a_network_of_ones_own_is_called_with_its_arguments_only() -> None:
         ("resnet", {"blocks": [1, 0]}, (1, 8, 8), r"option blocks holds 0"),
         ("cnn", {}, (64,), r"'cnn' takes images \[channels, height, width\], but the inputs .* are \[64\]\. .*'mlp'"),
         ("resnet", {}, (8, 8), r"'resnet' takes images"),
+        (
+            "gpt",
+            {},
+            (1, 8, 8),
+            r"'gpt' takes sequences of tokens \[2 or 3, length\], but .* are \[1, 8, 8\]\. .*'mlp', or a dataset",
+        ),
+        ("gpt", {}, (8, 8), r"'gpt' takes sequences of tokens"),
+        ("text_classifier", {"vocabulary": 9}, (64,), r"'text_classifier' takes sequences of tokens"),
+        ("text_classifier", {}, (2, 8), r"missing 1 required keyword-only argument: 'vocabulary'"),
+        ("text_classifier", {"vocabulary": 0}, (2, 8), r"option vocabulary holds 0"),
+        ("gpt", {"width": 10}, (3, 8), r"width = 10 and heads = 4 do not fit: .* would have 2\.5\. Mend one"),
+        ("gpt", {"width": 12}, (3, 8), r"width = 12 and heads = 4 do not fit: .* even share .* would have 3\. Mend"),
+        ("gpt", {"heads": 0}, (3, 8), r"option heads holds 0"),
+        ("gpt", {"depth": 0}, (3, 8), r"option depth holds 0"),
         ("torch.nn:Linear", {}, (4,), r"'torch\.nn:Linear' cannot be built with no options: TypeError: .*in_features"),
         ("builtins:dict", {"a": 1}, (4,), r"'builtins:dict' gave a dict, where a torch\.nn\.Module was expected"),
         ("torch.nn:Lineer", {}, (4,), r"has no 'Lineer'"),
@@ -134,3 +159,121 @@ def test_a_network_that_cannot_be_is_refused(
     """A wrong name, wrong options, or something that is no network."""
     with pytest.raises(ConfigError, match=text):
         build(name, arguments, shape, 3)
+
+
+def speaker(**options: object) -> nn.Module:
+    """A small language model whose weights are far enough from 0 for one token to matter to another."""
+    torch.manual_seed(0)
+    network = build("gpt", {"width": 16, "depth": 2, "heads": 2, **options}, SEQUENCES, WORDS).eval()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(1 if weight.ndim == 1 else 8)
+    return network
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_language_model_answers_each_position_and_learns_with_all_its_weights(tied: bool) -> None:
+    """[N, 2, L] to [N, L, V]."""
+    network = speaker(tied=tied).train()
+    logits = network(TOKENS)
+    logits.square().sum().backward()
+    assert logits.shape == (3, 9, WORDS)
+    assert all(weight.grad is not None and weight.grad.count_nonzero() for weight in network.parameters())
+
+
+def test_a_language_model_answers_a_packed_document_as_by_itself() -> None:
+    """Law: up to rounding, wherever it stands and whatever stands around it."""
+    network, checked = speaker(), 0
+    packed = network(TOKENS)
+    for row, places in enumerate(PLACES):
+        starts = [*(at for at, place in enumerate(places) if place == 0), sum(place >= 0 for place in places)]
+        for start, end in pairwise(starts):
+            alone = network(TOKENS[row : row + 1, :, start:end])[0]
+            torch.testing.assert_close(packed[row, start:end], alone, atol=1e-5, rtol=0)
+            checked += end - start
+    assert checked == sum(place >= 0 for places in PLACES for place in places)
+
+
+@pytest.mark.parametrize("at", range(9))
+def test_what_comes_later_changes_nothing_before_it(at: int) -> None:
+    """Law: bit for bit; and the token itself and those after it in its document change."""
+    network, changed = speaker(), TOKENS.clone()
+    changed[2, 0, at] = 10
+    before, after = network(TOKENS)[2], network(changed)[2]
+    assert before[:at].equal(after[:at])
+    assert (before[at:] != after[at:]).any(-1).all()
+
+
+def test_the_order_of_tokens_matters_and_only_how_far_apart_they_are() -> None:
+    """Law: rotary positions are relative; the product of two vectors depends on the distance of their places only."""
+    network, places = speaker(), torch.arange(5)[None]
+    answers = [
+        network(torch.stack([torch.tensor([ids]), places], 1))[0, 4] for ids in ([3, 1, 4, 1, 5], [1, 3, 4, 1, 5])
+    ]
+    assert not torch.allclose(*answers, atol=1e-3)
+    query, key = torch.randn(2, 1, 1, 5, 8)
+    products = []
+    for start in (0, 100):
+        turns = turns_of(places + start, 8)
+        products.append(turned(query, turns) @ turned(key, turns).transpose(2, 3))
+    torch.testing.assert_close(*products, atol=1e-4, rtol=0)
+    assert not torch.allclose(products[0], query @ key.transpose(2, 3), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["gpt", "text_classifier"])
+def test_padding_changes_no_answer(name: str) -> None:
+    """Law: what stands in it bit for bit, even if it is no token, and how much there is of it up to rounding."""
+    options = {"vocabulary": WORDS} if name == "text_classifier" else {}
+    torch.manual_seed(0)
+    network = build(name, {"width": 16, "heads": 2, **options}, SEQUENCES, WORDS).eval()
+    there, other = TOKENS[:, 1] >= 0, TOKENS.clone()
+    other[:, 0][~there] = -100
+    answer, again, longer = (network(each) for each in (TOKENS, other, nn.functional.pad(TOKENS, (0, 5), value=-1)))
+    asked = there if name == "gpt" else slice(None)
+    assert answer[asked].equal(again[asked])
+    cut = longer[:, :9] if name == "gpt" else longer
+    torch.testing.assert_close(answer[asked], cut[asked], atol=1e-5, rtol=0)
+
+
+def test_a_classifier_of_texts_answers_a_sequence_and_learns_with_all_its_weights() -> None:
+    """[N, 2, L] to [N, C], also for a sequence with no token at all."""
+    network = build("text_classifier", {"vocabulary": WORDS, "width": 16, "dropout": 0.1}, (2, 9), 3)
+    tokens = torch.cat([TOKENS, torch.stack([torch.zeros(1, 9), torch.full((1, 9), -1.0)], 1).long()])
+    logits = network(tokens)
+    logits.square().sum().backward()
+    assert logits.shape == (4, 3)
+    assert logits.isfinite().all()
+    assert all(weight.grad is not None and weight.grad.count_nonzero() for weight in network.parameters())
+
+
+@pytest.mark.parametrize("depth", [1, 8])
+def test_a_language_model_begins_as_gpt_2_does(depth: int) -> None:
+    """Law: weights have the standard deviation 0.02, those that add to what passes through 0.02 / sqrt(2 depth)."""
+    torch.manual_seed(0)
+    for name, weight in build("gpt", {"depth": depth}, SEQUENCES, 500).named_parameters():
+        if weight.ndim == 1:
+            assert weight.eq(1).all()
+        else:
+            wanted = 0.02 / (2 * depth) ** 0.5 if ".attended" in name or ".narrow" in name else 0.02
+            assert weight.std().item() == pytest.approx(wanted, rel=0.05)
+
+
+def test_autocast_keeps_a_language_models_answers() -> None:
+    """Law: up to bfloat16's rounding."""
+    network = speaker()
+    with torch.autocast("cpu", torch.bfloat16):
+        answer = network(TOKENS)
+    assert (answer - network(TOKENS)).abs().max() < 0.05 * network(TOKENS).abs().max()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_language_model_is_read_as_it_was_written(tied: bool, tmp_path: Path) -> None:
+    """Law: tied or not, and tied after as before."""
+    network, other = (
+        speaker(tied=tied),
+        build("gpt", {"width": 16, "depth": 2, "heads": 2, "tied": tied}, (3, 9), WORDS),
+    )
+    save_state(tmp_path / "gpt.safetensors", network.state_dict())
+    fit_state(other, load_state(tmp_path / "gpt.safetensors"), tmp_path / "gpt.safetensors")
+    assert other.eval()(TOKENS).equal(network(TOKENS))
+    assert (other.head.weight is other.decoder.embedding.weight) == tied

@@ -230,12 +230,14 @@ def test_a_run_folder_holds_what_is_needed_to_believe_it(tmp_path: Path) -> None
     assert shown == [5, 5, 5, 5, 4] * EPOCHS
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert all(
-        set(line) == {"epoch", "loss", "test_accuracy", "test_ece", "learning_rate", "seconds"} for line in lines
+        set(line) == {"epoch", "loss", "test_accuracy", "test_ece", "test_cross_entropy", "learning_rate", "seconds"}
+        for line in lines
     )
     assert json.loads((run.folder / "metrics.json").read_text()) == metrics == finished(run)
     assert metrics == {
         "test_accuracy": lines[-1]["test_accuracy"],
         "test_ece": lines[-1]["test_ece"],
+        "test_cross_entropy": lines[-1]["test_cross_entropy"],
         "parameters": 16 * 8 + 8 + 2 * 8 + 8 * CLASSES + CLASSES,
         "seconds": sum(line["seconds"] for line in lines),
         "true_labels": 24,

@@ -3,6 +3,6 @@
 `statistics` is imported by name: it needs dask, which those who only ask the teacher again do not wait for.
 """
 
-from pipeline.audit.answers import Answers, ask_again, stored_log_p
+from pipeline.audit.answers import Answers, answered, ask_again, stored_log_p
 
-__all__ = ["Answers", "ask_again", "stored_log_p"]
+__all__ = ["Answers", "answered", "ask_again", "stored_log_p"]

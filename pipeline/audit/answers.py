@@ -7,7 +7,7 @@ Shape legend
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from pipeline import encodings
 from pipeline.encodings.sampled import rounding
 from pipeline.errors import ConfigError
 from pipeline.labeller import explained
-from pipeline.labels import DenseLabels, SampledLabels, SoftLabels
+from pipeline.labels import DenseLabels, LabelSpec, SampledLabels, SoftLabels
 from pipeline.reader import Reader
 from pipeline.seeds import generator
 from pipeline.teachers import Teacher
@@ -40,8 +40,8 @@ ALL_DRAWN = (
 class Answers:
     """What the teacher says now of N samples, against what is stored of them."""
 
-    rows: int
-    known: int  # rows of which a class has its probability, and was not drawn
+    rows: int  # samples, in their views
+    known: int  # rows, or targets of these, of which a class has its probability, and was not drawn
     agreeing: int  # of these, rows whose largest logit is the same class's
     difference: float  # the largest |log p| of a stored class, against the teacher's now
     stated: float  # the largest difference that the encoding states for these rows
@@ -74,7 +74,8 @@ def ask_again(
     for rows in np.array_split(chosen, -(-chosen.size // teacher.settings.batch_size)):
         found.append(_compared(reader, teacher, rows))
         progress(rows.size)
-    known, agreeing, differences, stated, allowed, strange = (np.concatenate(part) for part in zip(*found, strict=True))
+    parts = (np.concatenate(part) for part in zip(*found, strict=True))
+    ids, known, agreeing, differences, stated, allowed, strange = parts
     if not known.any():
         raise ConfigError(ALL_DRAWN)
     return Answers(
@@ -84,18 +85,24 @@ def ask_again(
         difference=float(differences.max()),
         stated=float(stated.max()),
         allowed=float(allowed.max()),
-        strangers=tuple(reader.dataset.ids[chosen % len(reader)][strange].tolist()),
+        strangers=tuple(dict.fromkeys(ids[strange].tolist())),
     )
 
 
 def _compared(reader: Reader, teacher: Teacher, rows: Rows) -> Iterator[NDArray[np.generic]]:
-    """Of each row: is any known, is the top class the same, by how much log p differs, both bounds, is it too much."""
+    """Of each row: whose, any known, the same top class, by how much log p differs, both bounds, is it too much.
+
+    A sample with positions has a row for each of its targets.
+    """
     batch, ids = reader.__getitems__(rows), reader.dataset.ids[rows % len(reader)]
     assert batch.soft is not None, "a reader of a cache"
     with explained(ids):
         logits_NC = teacher.logits(batch.inputs_NX.numpy()).cpu()
+    if reader.spec.positions is not None:
+        logits_NC = logits_NC[..., : reader.spec.classes]
     encodings.refuse_other_classes(reader.spec, logits_NC, ids)
     encodings.refuse_non_finite(logits_NC, ids)
+    logits_NC, ids = batch.answers(logits_NC), ids[batch.owners]
     temperature = (encodings.temperatures(reader.spec) or (1.0,))[0]
     log_p_NK, classes_NK = stored_log_p(batch.soft, temperature)
     now_NK = torch.log_softmax(logits_NC / temperature, dim=1).gather(1, classes_NK)
@@ -111,7 +118,33 @@ def _compared(reader: Reader, teacher: Teacher, rows: Rows) -> Iterator[NDArray[
     same_N = (top_N == logits_NC.argmax(dim=1)) & known_N
     strange_N = (difference_NK > allowed_NK).any(dim=1)
     largest = (each.amax(dim=1) for each in (difference_NK, stated_NK, allowed_NK))
-    return map(Tensor.numpy, (known_N, same_N, *largest, strange_N))
+    return iter((ids, *map(Tensor.numpy, (known_N, same_N, *largest, strange_N))))
+
+
+def answered(reader: Reader, teacher: Teacher, spec: LabelSpec, rows: Rows) -> tuple[Tensor, Tensor]:
+    """The teacher's logits of some samples, float32 on the CPU, and their true classes, [N, C] and [N].
+
+    Of samples with positions there is a row for each target.
+
+    Raises:
+        TeacherError: the teacher fails, or answers with other shapes or with what is not finite.
+
+    """
+    logits, labels, owners = [], [], []
+    for part in np.array_split(rows, -(-rows.size // teacher.settings.batch_size)):
+        batch, ids = reader.__getitems__(part), reader.dataset.ids[part]
+        with explained(ids):
+            answer = teacher.logits(batch.inputs_NX.numpy()).cpu()
+        if spec.positions is not None:
+            answer = answer[..., : spec.classes]
+            encodings.refuse_other_classes(spec, answer, ids)
+        logits.append(batch.answers(answer))
+        labels.append(batch.labels_N)
+        owners.append(ids[batch.owners])
+    logits_NC, ids_N = torch.cat(logits), np.concatenate(owners)
+    encodings.refuse_other_classes(replace(spec, positions=None), logits_NC, ids_N)
+    encodings.refuse_non_finite(logits_NC, ids_N)
+    return logits_NC, torch.cat(labels)
 
 
 def stored_log_p(labels: SoftLabels, temperature: float) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from pipeline.datasets.idx import from_idx
 from pipeline.datasets.images import from_images
 from pipeline.datasets.npy import from_npy
 from pipeline.datasets.subset import leave_out
+from pipeline.datasets.tokens import from_tokens
 from pipeline.datasets.webdataset import from_webdataset
 from pipeline.datasets.zarr_pair import from_zarr
 from pipeline.errors import ConfigError
@@ -27,6 +28,7 @@ KINDS: dict[str, Callable[..., Dataset]] = {
     "idx": from_idx,
     "images": from_images,
     "npy": from_npy,
+    "tokens": from_tokens,
     "webdataset": from_webdataset,
     "zarr": from_zarr,
 }

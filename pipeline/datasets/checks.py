@@ -32,6 +32,23 @@ class CheckedDataset:
         """The names of what the source left out, as it could not be decoded."""
         return tuple(getattr(self.source, "skipped", ()))
 
+    @property
+    def positions(self) -> int | None:
+        """How many positions of a sample have an answer of their own; None where a sample has one answer."""
+        positions: int | None = getattr(self.source, "positions", None)
+        return positions
+
+    @property
+    def targets(self) -> int:
+        """How many of all these positions have a target."""
+        return int(getattr(self.source, "targets", 0))
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The digest of what made tokens of texts, where that is known."""
+        tokenizer: str | None = getattr(self.source, "tokenizer", None)
+        return tokenizer
+
     def __len__(self) -> int:
         return len(self.ids)
 

@@ -43,6 +43,22 @@ class Hdf5Dataset:
         return np.ascontiguousarray(values[places], dtype=self.input_dtype)
 
 
+class Hdf5Vector:
+    """One dataset of a file, read by stretches of its first axis; the file is opened lazily in each process."""
+
+    def __init__(self, path: str | Path, key: str) -> None:
+        with _open(path) as file:
+            found = _dataset(file, path, key)
+            self.shape: tuple[int, ...] = found.shape or ()
+            self.dtype: np.dtype[np.generic] = found.dtype
+        self._path, self._key = path, key
+        self._file = PerProcess(partial(_open, path))
+
+    def read(self, start: int, stop: int) -> NDArray[np.generic]:
+        """What lies from `start` to before `stop`."""
+        return _read(_dataset(self._file.get(), self._path, self._key), slice(start, stop), self._path)
+
+
 def from_hdf5(path: str | Path, inputs: str, labels: str | None = None, ids: str | None = None) -> Hdf5Dataset:
     """The inputs, labels and ids that these keys of an HDF5 file hold; without ids, the position is the id.
 
@@ -85,7 +101,9 @@ def _vector(file: h5py.File, path: str | Path, key: str) -> NDArray[np.int64]:
     return integer_vector(_read(_dataset(file, path, key), (), path), f"{path}: {key}")
 
 
-def _read(dataset: h5py.Dataset, selection: NDArray[np.int64] | tuple[()], path: str | Path) -> NDArray[np.generic]:
+def _read(
+    dataset: h5py.Dataset, selection: NDArray[np.int64] | slice | tuple[()], path: str | Path
+) -> NDArray[np.generic]:
     try:
         return np.asarray(dataset[selection])
     except OSError as error:

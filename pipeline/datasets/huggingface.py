@@ -4,6 +4,7 @@ Shape legend: N samples, B rows asked for at once.
 """
 
 import importlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from pipeline.datasets.checks import UNLABELLED
 from pipeline.datasets.contract import Dataset, check_inputs, integer_vector
 from pipeline.datasets.encoded import REFUSE, Cut, from_shelf
 from pipeline.errors import DatasetError
+
+TRAIN = "train"
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +121,33 @@ def from_huggingface(
     return from_shelf(Column(encoded, input, what), cut, ids, labels, names)
 
 
-def _library() -> Any:  # noqa: ANN401 - the library is there for some only, so that its types cannot be relied on
+def rows_of(name: str, config: str | None, split: str | None) -> Iterator[Mapping[str, object]]:
+    """The rows of a dataset, one after the other: of a folder that `save_to_disk` made, or by name.
+
+    Where there are several splits and none is asked for, "train" is meant.
+
+    Raises:
+        DatasetError: it cannot be opened or read, or has no such split; or the library is not there.
+
+    """
+    library = _library(f"hf:{name}")
+    saved = any((Path(name) / each).is_file() for each in ("state.json", "dataset_dict.json"))
+    try:
+        if saved:
+            found = library.load_from_disk(name)
+            yield from _split(found, split or (TRAIN if hasattr(found, "keys") else None), name)
+        else:
+            yield from library.load_dataset(name, config, split=split or TRAIN, streaming=True)
+    except DatasetError:
+        raise
+    except Exception as error:  # of a disk, a network or what is there
+        raise DatasetError(
+            f"hf:{name}: the split {split or TRAIN!r} cannot be read: {type(error).__name__}: {error}. Expected "
+            "a folder that save_to_disk made, or the name of a published dataset, and one of its splits: correct them."
+        ) from error
+
+
+def _library(what: str = 'kind = "huggingface"') -> Any:  # noqa: ANN401 - the library is there for some only: no types
     try:
         found = importlib.import_module("datasets")
         # A folder of this name in the working directory is imported as well, as a package of nothing.
@@ -127,7 +156,7 @@ def _library() -> Any:  # noqa: ANN401 - the library is there for some only, so 
         missing = str(error)
     if missing:
         raise DatasetError(
-            f'kind = "huggingface" needs the library `datasets`, which cannot be imported here: {missing}. Install it: '
+            f"{what} needs the library `datasets`, which cannot be imported here: {missing}. Install it: "
             "pip install datasets"
         )
     return found

@@ -18,12 +18,12 @@ class NpyDataset:
     class_names: tuple[str, ...] | None = None
 
     def __init__(self, inputs: str | Path, labels: str | Path | None, ids: str | Path | None) -> None:
-        self._array = PerProcess(partial(_open, inputs))
+        self._array = PerProcess(partial(open_npy, inputs))
         array = self._array.get()
         self.input_shape: tuple[int, ...] = array.shape[1:]
         self.input_dtype: np.dtype[np.generic] = array.dtype.newbyteorder("=")
-        self.labels = None if labels is None else integer_vector(_open(labels), str(labels))
-        self.ids = np.arange(len(array)) if ids is None else integer_vector(_open(ids), str(ids))
+        self.labels = None if labels is None else integer_vector(open_npy(labels), str(labels))
+        self.ids = np.arange(len(array)) if ids is None else integer_vector(open_npy(ids), str(ids))
         self._length = len(array)
 
     def __len__(self) -> int:
@@ -44,7 +44,13 @@ def from_npy(inputs: str | Path, labels: str | Path | None = None, ids: str | Pa
     return NpyDataset(inputs, labels, ids)
 
 
-def _open(path: str | Path) -> NDArray[np.generic]:
+def open_npy(path: str | Path) -> NDArray[np.generic]:
+    """The array of a `.npy` file, mapped.
+
+    Raises:
+        DatasetError: there is none, or it holds no numbers.
+
+    """
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:

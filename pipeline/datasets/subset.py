@@ -47,6 +47,16 @@ class Subset:
         """The names of what the source left out, as it could not be decoded."""
         return self.source.skipped
 
+    @property
+    def positions(self) -> int | None:
+        """None: classes are left out of samples that have one answer each."""
+        return self.source.positions
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The digest of what made tokens of texts, where that is known."""
+        return self.source.tokenizer
+
     def __len__(self) -> int:
         return len(self.kept)
 
@@ -69,9 +79,15 @@ def leave_out(dataset: CheckedDataset, without: Sequence[int]) -> Subset:
     """The dataset without the samples of these classes; a sample that has no label stays.
 
     Raises:
-        DatasetError: no sample has a label; one of these is no class of it; or nothing would be left.
+        DatasetError: no sample has a label, or each position has an answer of its own; one of these is no class of
+            it; or nothing would be left.
 
     """
+    if dataset.positions is not None:
+        raise DatasetError(
+            f"{dataset.name}: without = {list(without)} leaves out samples by their labels, and here each of "
+            f"{dataset.positions} positions of a sample has an answer of its own. Drop `without`."
+        )
     labels = dataset.labels
     if labels is None or dataset.classes is None or not (labels != UNLABELLED).any():
         raise DatasetError(

@@ -40,6 +40,20 @@ class ZarrDataset:
         return np.ascontiguousarray(self._array.get().gather(rows), dtype=self.input_dtype)
 
 
+class ZarrVector:
+    """One array, read by stretches of its first axis; opened lazily in each process."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._array = PerProcess(partial(_open, path))
+        array = self._array.get()
+        self.shape: tuple[int, ...] = array.shape
+        self.dtype: np.dtype[np.generic] = array.dtype
+
+    def read(self, start: int, stop: int) -> NDArray[np.generic]:
+        """What lies from `start` to before `stop`."""
+        return self._array.get().gather(np.arange(start, stop, dtype=np.int64))
+
+
 def from_zarr(inputs: str | Path, labels: str | Path | None = None, ids: str | Path | None = None) -> ZarrDataset:
     """The inputs, labels and ids of these Zarr arrays; without ids, the position is the id.
 

@@ -10,9 +10,19 @@ from torch import nn
 
 from pipeline.hubs import timm, torchvision, transformers
 
-Builder = Callable[[str, Mapping[str, object], int, int], nn.Module]
-"""Called with the name, the options, and how many channels and classes there are."""
+Builder = Callable[[str, Mapping[str, object], tuple[int, ...], int], nn.Module]
+"""Called with the name, the options, the shape of one input, and how many classes there are."""
 
 HUBS: Mapping[str, Builder] = MappingProxyType(
     {"timm": timm.build, "torchvision": torchvision.build, "transformers": transformers.build}
 )
+
+
+def tokenizer_digest(model: str) -> str | None:
+    """The sha256 of the tokenizer.json that is beside a model `transformers:PATH`, as hex. None: there is none.
+
+    >>> tokenizer_digest("gpt") is None
+    True
+    """
+    prefix, _, name = model.partition(":")
+    return transformers.tokenizer_digest(name) if prefix == transformers.LIBRARY else None

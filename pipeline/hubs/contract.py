@@ -10,6 +10,8 @@ import torch
 
 from pipeline.errors import ConfigError
 
+IMAGE_AXES = 3
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -25,6 +27,21 @@ class Preprocessing:
     """Of pixels from 0 to 255."""
     std: tuple[float, ...]
     """Of pixels from 0 to 255."""
+
+
+def channels(model: str, input_shape: tuple[int, ...]) -> int:
+    """How many channels the images have that a model is to take.
+
+    Raises:
+        ConfigError: the inputs are no images, [channels, height, width].
+
+    """
+    if len(input_shape) != IMAGE_AXES:
+        raise ConfigError(
+            f"The model {model!r} takes images [channels, height, width], but the inputs of this dataset are "
+            f"{list(input_shape)}. Use the model 'mlp', or a dataset of images."
+        )
+    return input_shape[0]
 
 
 def loaded(library: str, *names: str) -> ModuleType:

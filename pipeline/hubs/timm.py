@@ -11,20 +11,21 @@ from typing import Any
 from torch import nn
 
 from pipeline.errors import ConfigError
-from pipeline.hubs.contract import Preprocessing, loaded, refuse_unknown
+from pipeline.hubs.contract import Preprocessing, channels, loaded, refuse_unknown
 
 LIBRARY = "timm"
 
 
-def build(name: str, options: Mapping[str, object], channels: int, classes: int) -> nn.Module:
-    """A model without weights, for images of so many channels.
+def build(name: str, options: Mapping[str, object], input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A model without weights, for images of as many channels.
 
     Raises:
-        ConfigError: timm cannot be loaded, or does not know the name.
+        ConfigError: the inputs are no images, or timm cannot be loaded or does not know the name.
 
     """
+    inputs = channels(f"{LIBRARY}:{name}", input_shape)
     timm = _timm_that_knows(name)
-    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels, **options)
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=inputs, **options)
     return network
 
 

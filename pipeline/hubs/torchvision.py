@@ -9,23 +9,25 @@ from types import ModuleType
 from torch import nn
 
 from pipeline.errors import ConfigError
-from pipeline.hubs.contract import Preprocessing, loaded, refuse_unknown
+from pipeline.hubs.contract import Preprocessing, channels, loaded, refuse_unknown
 
 LIBRARY = "torchvision"
 CHANNELS = 3
 
 
-def build(name: str, options: Mapping[str, object], channels: int, classes: int) -> nn.Module:
+def build(name: str, options: Mapping[str, object], input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """A model without weights.
 
     Raises:
-        ConfigError: torchvision cannot be loaded or does not know the name, or the images have no three channels.
+        ConfigError: the inputs are no images of three channels, or torchvision cannot be loaded or does not know the
+            name.
 
     """
+    inputs = channels(f"{LIBRARY}:{name}", input_shape)
     models = _models_with(name)
-    if channels != CHANNELS:
+    if inputs != CHANNELS:
         raise ConfigError(
-            f"torchvision:{name}: the inputs of this dataset have {channels} channels, and torchvision's models take "
+            f"torchvision:{name}: the inputs of this dataset have {inputs} channels, and torchvision's models take "
             f"{CHANNELS}. Take a model of timm, or a dataset of colour images."
         )
     network: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)

@@ -3,6 +3,7 @@
 Nothing is downloaded, and no code that such a folder may hold is run.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from torch import nn
 
 from pipeline.errors import ConfigError
-from pipeline.hubs.contract import Preprocessing, loaded
+from pipeline.hubs import texts
+from pipeline.hubs.contract import IMAGE_AXES, Preprocessing, loaded
+from pipeline.sequences import SHOWN, TARGETS
 
 LIBRARY = "transformers"
-CLASSIFIER = "AutoModelForImageClassification"
+IMAGE_CLASSIFIER = "AutoModelForImageClassification"
+LANGUAGE_MODEL = "AutoModelForCausalLM"
+TEXT_CLASSIFIER = "AutoModelForSequenceClassification"
+TEXT_AXES = 2
 FOLLOWS = {"num_labels": "the classes of the dataset", "dtype": "teacher.precision"}
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """By their numbers in Pillow."""
@@ -29,26 +35,45 @@ STEPS = ("rescale_offset", "include_top", "do_flip_channel_order", "do_pad")
 """What (x - mean) / std does not do."""
 
 
-def build(name: str, options: Mapping[str, object], _: int, classes: int) -> nn.Module:
+def build(name: str, options: Mapping[str, object], input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """A model without weights, by its config.json with what the options change of it. It answers with its logits.
+
+    What it is follows from the inputs: a classifier of images, [channels, height, width], or of sequences of tokens,
+    [2, L], to [N, classes]; where each token has one to come next, [3, L], a causal language model, to [N, L, V]. V is
+    the model's own, and may be more than the classes.
 
     Its tensors have the names that transformers gives them: its checkpoints fit.
 
     Raises:
-        ConfigError: transformers cannot be loaded, there is no such config, or the options do not fit it.
+        ConfigError: transformers cannot be loaded, there is no such config, the options or the inputs do not fit it, or
+            it is asked about tokens and does not keep apart what must be.
 
     """
+    kind = _kind(name, input_shape)
     folder = _folder_with(name, "config.json")
     _refuse_what_follows(name, options)
-    transformers = loaded(LIBRARY, "AutoConfig", CLASSIFIER)
+    transformers = loaded(LIBRARY, "AutoConfig", kind)
     config = _config(transformers, folder, options)
-    if config.num_labels != classes:
+    model = f"{LIBRARY}:{name}"
+    if kind == LANGUAGE_MODEL:
+        texts.refuse_small(model, config, classes)
+    elif config.num_labels != classes:
         config.num_labels = classes
     # Weights in float32, whatever the config says: inputs are, and teacher.precision alone casts.
-    network: nn.Module = getattr(transformers, CLASSIFIER).from_config(config, dtype=torch.float32)
+    network: nn.Module = getattr(transformers, kind).from_config(config, dtype=torch.float32)
     # A hook and no module around the model, in which each tensor would have another name.
     network.register_forward_hook(_logits)
+    if kind == LANGUAGE_MODEL:
+        texts.ask_for_next(model, network, input_shape[1])
+    elif kind == TEXT_CLASSIFIER:
+        texts.ask_for_classes(model, network)
     return network
+
+
+def tokenizer_digest(name: str) -> str | None:
+    """The sha256 of the tokenizer.json in the folder, as hex; None if there is none."""
+    path = _folder(name) / "tokenizer.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def preprocessing(name: str, options: Mapping[str, object]) -> Preprocessing:
@@ -139,8 +164,25 @@ def _side(size: _Side) -> tuple[int, bool]:
     return sides.pop(), bool(size.get("shortest_edge"))
 
 
+def _kind(name: str, input_shape: tuple[int, ...]) -> str:
+    if len(input_shape) == IMAGE_AXES:
+        return IMAGE_CLASSIFIER
+    by_rows = {SHOWN: TEXT_CLASSIFIER, TARGETS + 1: LANGUAGE_MODEL}
+    if len(input_shape) != TEXT_AXES or input_shape[0] not in by_rows:
+        raise ConfigError(
+            f"The model '{LIBRARY}:{name}' takes images [channels, height, width] or sequences of tokens "
+            f"[{SHOWN} or {TARGETS + 1}, length], but the inputs of this dataset are {list(input_shape)}. Use "
+            "the model 'mlp', or a dataset of images or of tokens."
+        )
+    return by_rows[input_shape[0]]
+
+
+def _folder(name: str) -> Path:
+    return Path(os.path.expandvars(os.path.expanduser(name)))  # noqa: PTH111 - pathlib's raises for a strange ~user
+
+
 def _folder_with(name: str, file: str) -> Path:
-    folder = Path(os.path.expandvars(os.path.expanduser(name)))  # noqa: PTH111 - pathlib's raises for a strange ~user
+    folder = _folder(name)
     if not (folder / file).is_file():
         raise ConfigError(
             f"transformers:{name}: there is no file {folder / file}. Name a folder on this machine that "

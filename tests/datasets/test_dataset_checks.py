@@ -164,14 +164,14 @@ def test_what_inputs_raises_is_quoted(error: Exception, message: str) -> None:
 
 def test_the_kinds_are_those_an_experiment_file_can_name() -> None:
     """The table is frozen here: a new kind needs its schema in the config as well."""
-    assert sorted(KINDS) == ["digits", "hdf5", "huggingface", "idx", "images", "npy", "webdataset", "zarr"]
+    assert sorted(KINDS) == ["digits", "hdf5", "huggingface", "idx", "images", "npy", "tokens", "webdataset", "zarr"]
 
 
 def test_an_unknown_kind_names_the_known_ones() -> None:
     """A slip of the pen is told the nearest kind."""
     message = (
-        r"'hdf' is no kind of dataset: expected one of digits, hdf5, huggingface, idx, images, npy, webdataset, zarr, "
-        r"or your own .* Did you mean hdf5\?"
+        r"'hdf' is no kind of dataset: expected one of digits, hdf5, huggingface, idx, images, npy, tokens, "
+        r"webdataset, zarr, or your own .* Did you mean hdf5\?"
     )
     with pytest.raises(ConfigError, match=message):
         open_dataset("hdf", {})
