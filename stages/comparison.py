@@ -43,8 +43,8 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
         seal, path = cache.seal, _name_of(cache)
         rows.append(["teacher", *(column.teacher(seal.about) for column in columns)])
         lines.append(
-            f"Label cache: {path}, {human(seal.bytes)} for {seal.rows:,} samples "
-            f"({seal.bytes / seal.rows:.1f} bytes each), asked of the teacher once in {duration(seal.made.seconds)}."
+            f"Label cache: {path}, {human(seal.bytes)} for {seal.rows:,} samples ({seal.bytes / seal.rows:.1f} bytes "
+            f"each{_a_token(cache)}), asked of the teacher once in {duration(seal.made.seconds)}."
         )
         if worth := _worth(seal, results):
             facts["break_even"], line = worth
@@ -52,6 +52,14 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
         facts["cache"] = {"path": path, "cache_id": seal.cache_id, "bytes": seal.bytes, "about": seal.about}
     header = ["", *(column.title for column in columns)]
     return Report(facts, "\n".join([table(header, rows), "", *lines, f"Runs: {runs}"]))
+
+
+def _a_token(cache: LabelCache) -> str:
+    """Bytes of one position, where a sample has several."""
+    positions = cache.job.labels.get("positions")
+    if cache.seal is None or not isinstance(positions, int):
+        return ""
+    return f", {cache.seal.bytes / cache.seal.rows / positions:.1f} a position"
 
 
 def _name_of(cache: LabelCache) -> str:
