@@ -30,7 +30,7 @@ from pipeline.settings import FilePath, Fraction, Location, Options, PerChannel,
 from pipeline.store.mirror import DEFAULT, MirrorSettings
 from pipeline.terms import TERMS, Loss, Ramp, Term, one_term
 
-TOKENS = "tokens"
+TOKENS, ENSEMBLE = "tokens", "ensemble"
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**62)]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
@@ -116,17 +116,51 @@ class Training(Settings):
     device: Device = "auto"
 
 
-class TeacherSettings(Settings):
-    """The frozen network that answers. `[teacher.fit]` trains it when its checkpoint does not exist."""
+_UNSAID: tuple[object, ...] = ({}, 1.0, None)  # what a dumped table of a teacher with members says of its own
+
+
+class Member(Settings):
+    """A network with its weights. A table `fit` trains it when its checkpoint does not exist."""
 
     model: str
     options: Options = Field(default_factory=dict)
     checkpoint: FilePath
+    weight: PositiveFloat = 1.0
+    """What it counts for among the members of a teacher."""
+    fit: Training | None = None
+
+
+class TeacherSettings(Member):
+    """The frozen network that answers, or the mixture of several: then `members` stand for model and checkpoint."""
+
     batch_size: PositiveInt = 256
     device: Device = "auto"
     precision: Precision = "float32"
     channels_last: bool = False
-    fit: Training | None = None
+    members: Annotated[tuple[Member, ...], Field(strict=False)] = ()
+    mixture: Literal["probabilities", "logits"] = "probabilities"
+    """Of the members: the mean of their probabilities at temperature 1, or of their logits."""
+
+    @property
+    def asked(self) -> tuple[Member, ...]:
+        """The networks that answer."""
+        return self.members or (self,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _members_stand_for_it(cls, value: object) -> object:
+        table = value if isinstance(value, dict) else {}
+        members = table.get("members")
+        if not isinstance(members, list | tuple) or not members:
+            return value
+        strange = sorted({"options", "weight", "fit"} & {key for key, each in table.items() if each not in _UNSAID})
+        strange += ["model"] if table.get("model", ENSEMBLE) != ENSEMBLE else []
+        if strange:
+            raise ValueError(f"members have {', '.join(strange)} of their own: write it in each of them, not here")
+        if len(members) == 1:
+            raise ValueError("one member is no mixture: write its keys in [teacher] itself")
+        first = members[0].get("checkpoint", "") if isinstance(members[0], dict) else members[0].checkpoint
+        return {**table, "model": ENSEMBLE, "checkpoint": first}
 
 
 class LabelSettings(Settings):

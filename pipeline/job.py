@@ -24,6 +24,7 @@ DRAWN = ("sampled", "multinomial", "head+sampled")
 WITH_SUMS = ("topk", "head+sampled")
 ALWAYS = ("encoding", "classes", "dtype", "k", "temperatures")
 VIEWS = {"views", "view_order", "views_at_once"}  # of a student
+ASKED, MEMBER = {"model", "options", "precision", "channels_last"}, {"model", "options", "weight"}  # of a teacher
 ALWAYS_VIEWS = ("seed", "mean", "std")
 _DEFAULTS = {item.name: item.default for item in fields(LabelSpec)}
 
@@ -81,7 +82,7 @@ def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:
             format="softlabels/2",
             dataset=_dataset_section(content_of(experiment.dataset, dataset), dataset),
             views=_views_section(experiment.views),
-            teacher={**_teacher_section(experiment), "checkpoint_sha256": file_digest(experiment.teacher.checkpoint)},
+            teacher={**_teacher_section(experiment), "checkpoint_sha256": _checkpoints(experiment)},
             labels=_labels_section(spec),
             rows=len(dataset),
             view_count=experiment.views.count,
@@ -122,7 +123,7 @@ def check_at_hand(job: Job, experiment: Experiment, dataset: Dataset) -> None:
     """
     found = {
         "dataset": _dataset_section(str(job.dataset["content"]), dataset),
-        "teacher": {**job.teacher, "checkpoint_sha256": file_digest(experiment.teacher.checkpoint)},
+        "teacher": {**job.teacher, "checkpoint_sha256": _checkpoints(experiment)},
     }
     if other := job.differences(job.model_copy(update=found)):
         listed = "; ".join(f"{item.field} is {item.now} there, and {item.was} in the job" for item in other)
@@ -152,7 +153,18 @@ def _views_section(views: ViewSettings) -> dict[str, JsonValue]:
 
 
 def _teacher_section(experiment: Experiment) -> dict[str, JsonValue]:
-    return experiment.teacher.model_dump(mode="json", include={"model", "options", "precision", "channels_last"})
+    teacher = experiment.teacher
+    section: dict[str, JsonValue] = teacher.model_dump(mode="json", include=ASKED)
+    if teacher.members:
+        section["mixture"] = teacher.mixture
+        section["members"] = [each.model_dump(mode="json", include=MEMBER) for each in teacher.members]
+    return section
+
+
+def _checkpoints(experiment: Experiment) -> JsonValue:
+    """The digest of the checkpoint, or of that of each member."""
+    digests: list[JsonValue] = [file_digest(each.checkpoint) for each in experiment.teacher.asked]
+    return digests if experiment.teacher.members else digests[0]
 
 
 def _labels_section(spec: LabelSpec) -> dict[str, JsonValue]:

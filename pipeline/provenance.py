@@ -49,7 +49,7 @@ def figures(teacher: Teacher, test: Dataset | None) -> dict[str, JsonValue]:
     """Figures that the table of `train` shows beside the students, since stage two cannot ask the teacher."""
     from pipeline.training import evaluate  # noqa: PLC0415 - two seconds, which one worker of many has to spend
 
-    reached = None
+    reached, known = None, [fit_seconds(each.checkpoint) for each in teacher.settings.asked]
     with suppress(SoftLabelsError):  # a test set that cannot be read must not keep labels from being sealed
         reached = evaluate(teacher.logits, test, teacher.settings.batch_size) if test else None
     return {
@@ -58,5 +58,5 @@ def figures(teacher: Teacher, test: Dataset | None) -> dict[str, JsonValue]:
         "teacher_test_ece": reached.ece if reached else None,
         "teacher_test_cross_entropy": reached.cross_entropy if reached else None,
         "teacher_test_perplexity": reached.perplexity if reached and test and viewed(test).positions else None,
-        "teacher_fit_seconds": fit_seconds(teacher.settings.checkpoint),
+        "teacher_fit_seconds": sum(each or 0.0 for each in known) if None not in known else None,
     }

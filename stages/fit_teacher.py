@@ -21,7 +21,7 @@ from stages.signals import stop_on_signals
 
 
 def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
-    """Train the teacher of an experiment, unless its checkpoint exists.
+    """Train the teacher of an experiment, or each of its members, unless its checkpoint exists.
 
     Raises:
         TeacherError: no checkpoint, and no `[teacher.fit]` to make one.
@@ -30,6 +30,15 @@ def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
         StoppedError: asked to stop; every step is kept.
 
     """
+    teacher = experiment.teacher
+    alone = [teacher.model_copy(update={**dict(each), "members": ()}) for each in teacher.members]
+    reports = [_fitted(experiment.model_copy(update={"teacher": each}), restart=restart) for each in alone or [teacher]]
+    if not teacher.members:
+        return reports[0]
+    return Report({"members": [each.facts for each in reports]}, "\n".join(each.text for each in reports))
+
+
+def _fitted(experiment: Experiment, *, restart: bool) -> Report:
     teacher = experiment.teacher
     if teacher.fit is None:
         if teacher.checkpoint.is_file():

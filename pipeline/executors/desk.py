@@ -62,6 +62,8 @@ def rooted(table: Table) -> Table:
             rooted_paths[name] = value.absolute()
         elif isinstance(value, Settings):
             rooted_paths[name] = rooted(value)
+        elif isinstance(value, tuple):
+            rooted_paths[name] = tuple(rooted(each) if isinstance(each, Settings) else each for each in value)
     return table.model_copy(update=rooted_paths)
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.config import TeacherSettings, ViewSettings
+from pipeline.config import Member, TeacherSettings, ViewSettings
 from pipeline.devices import autocast, pick_device, place
 from pipeline.errors import TeacherError
 from pipeline.models import build, count_parameters
+from pipeline.teachers.ensemble import Ensemble
 from pipeline.views import network_input
 from pipeline.weights import fit_state, load_state
 
@@ -99,7 +100,7 @@ class Teacher:
 
 
 def load_teacher(settings: TeacherSettings, views: ViewSettings, input_shape: tuple[int, ...], classes: int) -> Teacher:
-    """Build the network, fit its checkpoint, freeze it.
+    """Build the network, or each of several, fit its checkpoint, freeze it.
 
     Raises:
         TeacherError: the checkpoint is missing or does not fit.
@@ -107,7 +108,16 @@ def load_teacher(settings: TeacherSettings, views: ViewSettings, input_shape: tu
 
     """
     device = pick_device(settings.device)
-    network = build(settings.model, settings.options, input_shape, classes)
-    fit_state(network, load_state(settings.checkpoint), settings.checkpoint)
+    networks = [_fitted(member, input_shape, classes) for member in settings.asked]
+    network = networks[0]
+    if settings.members:
+        weights = [member.weight for member in settings.members]
+        network = Ensemble(networks, weights, settings.mixture, classes)
     place(network.eval().requires_grad_(requires_grad=False), device, channels_last=settings.channels_last)
     return Teacher(network, device, settings, views)
+
+
+def _fitted(member: Member, input_shape: tuple[int, ...], classes: int) -> torch.nn.Module:
+    network = build(member.model, member.options, input_shape, classes)
+    fit_state(network, load_state(member.checkpoint), member.checkpoint)
+    return network
