@@ -4,11 +4,10 @@
 found, what was expected and the nearest known key. Nothing here imports torch: `inspect` stays quick.
 """
 
-import difflib
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias
 
 import tomli_w
 from pydantic import (
@@ -22,13 +21,14 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
+from pipeline.complaints import explained
 from pipeline.errors import ConfigError
-from pipeline.kinds import SOURCES, AnySource
+from pipeline.kinds import AnySource
 from pipeline.settings import FilePath, Fraction, Location, Options, PerChannel, Settings
 from pipeline.store.mirror import DEFAULT, MirrorSettings
-from pipeline.terms import TERMS, Loss, Ramp, Term, one_term
+from pipeline.terms import Loss, Term, one_term
 
 TOKENS, ENSEMBLE = "tokens", "ensemble"
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**62)]
@@ -308,7 +308,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     try:
         return Experiment.model_validate(table)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {_explained(detail)}" for detail in error.errors())) from None
+        raise ConfigError("\n".join(f"{path}: {explained(Experiment, detail)}" for detail in error.errors())) from None
 
 
 def dump(experiment: Experiment) -> str:
@@ -342,69 +342,3 @@ def _apply(table: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override}: {part} is a value, not a table, in this experiment.")
     table[last] = value
-
-
-def _explained(detail: ErrorDetails) -> str:
-    """One sentence or two about one thing that is wrong."""
-    loc = detail["loc"]
-    path = [str(part) for place, part in enumerate(loc) if part != "[key]" and not _is_tag(loc, place)]
-    key, found = ".".join(path), detail.get("input")
-    match detail["type"]:
-        case "extra_forbidden":
-            known = sorted(_known_keys(loc[:-1]))
-            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(known)}."
-            return f"unknown key {key}: {hint}"
-        case "missing":
-            return f"the key {key} is missing; it is needed."
-        case "union_tag_invalid" | "union_tag_not_found":
-            return _unknown_kind(key, found, *(("name", TERMS) if loc[0] == "students" else ("kind", SOURCES)))
-        case "value_error":
-            return f"{key + ': ' if key else ''}{detail['msg'].removeprefix('Value error, ')}."
-    said = detail["msg"].removeprefix("Input should be ").replace("String should", "a string that should")
-    expected = _IN_TOML.get(detail["type"], said)
-    return f"{key}: found {found!r} ({type(found).__name__}), expected {expected}."
-
-
-def _unknown_kind(key: str, found: object, tag: str, known: Mapping[str, type[Settings]]) -> str:
-    """Of a dataset, or of a term of a loss."""
-    kind = found.get(tag) if isinstance(found, Mapping) else found
-    near = difflib.get_close_matches(str(kind), sorted(known), n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    own = ", or your own package.module:callable" if "own" in known else ""
-    kinds = ", ".join(name for name in sorted(known) if name != "own")
-    return f"{key}.{tag}: found {kind!r}, expected one of {kinds}{own}.{hint}"
-
-
-_IN_TOML = {
-    "dict_type": "a table",
-    "model_type": "a table",
-    "model_attributes_type": "a table",
-    "is_instance_of": "a path, in quotes",
-    "tuple_type": "a list",
-}
-_WEIGHTS = {"ramp": Ramp}
-
-
-def _known_keys(loc: tuple[int | str, ...]) -> Iterator[str]:
-    """The keys of the table at a place in the experiment; a union's tag and a student's name are steps on the way."""
-    model: type[Settings] = Experiment
-    for place, part in enumerate(map(str, loc)):
-        if _is_tag(loc, place):
-            model = SOURCES.get(part) or TERMS.get(part) or _WEIGHTS.get(part) or model
-        elif (field := model.model_fields.get(part)) is not None:
-            models = [m for m in (field.annotation, *get_args(field.annotation)) if _is_settings(m)]
-            model = models[0] if models else model
-    yield from model.model_fields
-
-
-def _is_tag(loc: tuple[int | str, ...], place: int) -> bool:
-    """Whether this step of a place is a kind of dataset or of loss, and no key: a student may be named like one."""
-    if loc[0] in ("dataset", "test"):
-        return place == 1
-    # students.NAME.loss.(name|sum).0.(hard|kd|...).weight.(number|ramp)
-    return place in (3, 5, 7) and loc[:1] == ("students",) and loc[2] == "loss"
-
-
-def _is_settings(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Settings)
