@@ -29,7 +29,7 @@ from pipeline.datasets import Dataset
 from pipeline.executors.inline import cuts
 from pipeline.job import job_of, spec_of
 from pipeline.labeller import Block, Labeller
-from pipeline.labels import SoftLabels, SparseLabels
+from pipeline.labels import Heard, SparseLabels
 from pipeline.losses.logspace import weighted_sum
 from pipeline.models import build
 from pipeline.objective import Objective
@@ -62,7 +62,7 @@ class Remembering(Teacher):
         return self.last[0][1]
 
 
-def renormalised(logits_RC: torch.Tensor, _: torch.Tensor, soft: SoftLabels | None) -> torch.Tensor:
+def renormalised(logits_RC: torch.Tensor, _: torch.Tensor, soft: Heard | None) -> torch.Tensor:
     """KL of the kept classes, which share the whole, from the student, [R]: what is not kept is ruled out."""
     assert isinstance(soft, SparseLabels)
     log_p_RK = soft.logits_NK.log_softmax(dim=1)
@@ -120,7 +120,7 @@ def trained(name: str, experiment: Experiment, caches: dict[str, LabelCache], te
     """The metrics of a student that is told in one of the ways."""
     kind, loss = WAYS[name]
     dataset, student = open_views(experiment), experiment.students["distilled"].model_copy(update={"seed": seed})
-    test = held_out(experiment)
+    test = held_out(experiment, dataset.classes)
     assert test is not None
     make = partial(build, student.model, student.options, dataset.input_shape, dataset.classes or 0)
     folder = Path("runs/smollm2") / name.translate(str.maketrans(" ", "-", ",")) / f"seed-{seed}"
@@ -174,7 +174,7 @@ def main(seeds: int, rounds: int) -> None:
     """Ask and train what is not done yet, print and keep."""
     experiments = [load(CONFIG, changes) for changes in KEPT.values()]
     caches = dict(zip(KEPT, ask(experiments), strict=True))
-    test = held_out(experiments[0])
+    test = held_out(experiments[0], None)
     assert test is not None
     (tested,) = ask([test])
     rows = []

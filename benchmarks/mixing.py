@@ -24,7 +24,7 @@ from pipeline.config import Experiment, Training, load
 from pipeline.course import Lesson, Watch, teach
 from pipeline.datasets import Dataset
 from pipeline.datasets.arrays import ArrayDataset
-from pipeline.labels import SoftLabels
+from pipeline.labels import Heard
 from pipeline.models import build
 from pipeline.order import EpochSampler, Windows
 from pipeline.reader import Reader
@@ -80,7 +80,7 @@ def _labels(dataset: Dataset) -> np.ndarray:
     return dataset.labels
 
 
-def loss(logits_NC: torch.Tensor, labels_N: torch.Tensor, _: SoftLabels | None) -> torch.Tensor:
+def loss(logits_NC: torch.Tensor, labels_N: torch.Tensor, _: Heard | None) -> torch.Tensor:
     """Cross-entropy with the true label."""
     return F.cross_entropy(logits_NC, labels_N, reduction="none")
 

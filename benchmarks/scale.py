@@ -34,7 +34,7 @@ from pipeline.config import Experiment, load
 from pipeline.course import Lesson, Watch, teach
 from pipeline.executors.inline import run_inline
 from pipeline.labeller import Labeller
-from pipeline.labels import SoftLabels
+from pipeline.labels import Heard, MixedLabels
 from pipeline.losses import kd
 from pipeline.models import build
 from pipeline.reader import Reader
@@ -135,8 +135,8 @@ def trained(experiment: Experiment, clock: Clock) -> None:
     """One epoch, as `train` has it, counted from its first batch to its last."""
     dataset, student = open_source(experiment.dataset), experiment.students["small"]
 
-    def told(logits_NC: torch.Tensor, labels_N: torch.Tensor, soft: SoftLabels | None) -> torch.Tensor:
-        assert soft is not None
+    def told(logits_NC: torch.Tensor, labels_N: torch.Tensor, soft: Heard | None) -> torch.Tensor:
+        assert soft is not None and not isinstance(soft, MixedLabels)  # noqa: PT018
         return kd(logits_NC, soft, labels_N, student.temperature, student.alpha)
 
     with tempfile.TemporaryDirectory() as name:

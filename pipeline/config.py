@@ -77,6 +77,8 @@ class ViewSettings(Settings):
     def _tokens_stay(self) -> "ViewSettings":
         if self.input == "tokens" and self.mix:
             raise ValueError(f'mix = "{self.mix}" blends inputs, and ids of tokens cannot be blended: leave it out')
+        if self.input == "tokens" and (self.preprocessing or (self.mean, self.std) != (0.0, 1.0)):
+            raise ValueError("mean, std and preprocessing are for numbers, and tokens stay as they are: leave them out")
         return self
 
     @model_validator(mode="after")
@@ -208,6 +210,13 @@ class LoadingSettings(Settings):
     code may not bear to be called by several at once."""
 
 
+class Heard(Settings):
+    """The label cache of another teacher."""
+
+    cache: Location
+    weight: PositiveFloat = 1.0
+
+
 class Student(Training):
     """A network to train from the cache, `repeats` times, from the seeds `seed`, `seed + 1` and so on."""
 
@@ -230,6 +239,10 @@ class Student(Training):
     views_at_once: PositiveInt = 1
     """So many views of a sample stand side by side in a batch, and share its reading and decoding. As many rows as ever
     make an epoch, so in so many epochs each sample comes once."""
+    also: Annotated[tuple[Heard, ...], Field(strict=False)] = ()
+    """Caches of other teachers of the same samples, which it hears besides the experiment's own, whose weight is 1."""
+    mixture: Literal["probabilities", "logits", "vote"] = "probabilities"
+    """What it hears of several teachers: the mean of their probabilities or logits, or the likeliest class of each."""
     repeats: PositiveInt = 1
     baseline: str | None = None
     """The student to train as well and to stand beside this one in the table."""
@@ -253,6 +266,12 @@ class Student(Training):
         """Whether it asks the teacher."""
         return any(term.serves for term in self.terms)
 
+    @model_validator(mode="after")
+    def _hears_someone(self) -> "Student":
+        if self.also and not self.soft:
+            raise ValueError("also names caches of teachers, and its loss asks none: leave it out")
+        return self
+
     @property
     def needs_cache(self) -> bool:
         """Whether it asks the teacher, or for which rows share a shard."""
@@ -271,6 +290,21 @@ class Experiment(Settings):
     loading: LoadingSettings = LoadingSettings()
     students: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], Student] = Field(default_factory=dict)
 
+    def with_baselines(self, names: Sequence[str]) -> list[str]:
+        """The students of these names, or all, each after its baseline; ConfigError if there is none of a name."""
+        known = self.students
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"--student {name}: there is no such student. This experiment has {', '.join(known) or 'none'}."
+                )
+        wanted = names or tuple(known)
+        if not wanted:
+            raise ConfigError(
+                "This experiment has no students. Add a table [students.NAME] with model, loss and epochs."
+            )
+        return list(dict.fromkeys([*filter(None, (known[name].baseline for name in wanted)), *wanted]))
+
     @model_validator(mode="before")
     @classmethod
     def _tokens_are_given_as_they_are(cls, value: object) -> object:
@@ -284,6 +318,8 @@ class Experiment(Settings):
     def _labels_of_something(self) -> "Experiment":
         if self.cache.test is not None and self.test is None:
             raise ValueError("cache.test is where labels of [test] go, and there is no [test]: add it, or leave it out")
+        if self.cache.test is not None and str(self.cache.test) == str(self.cache.path):
+            raise ValueError("cache.test and cache.path are one place: name two")
         return self
 
     @model_validator(mode="after")

@@ -44,6 +44,7 @@ class Lesson:
     visible_N: Rows | None = None  # the true labels that it may see, -1 where it may not; None for all there are
     windows: Windows | None = None  # within which its rows are shuffled; None for over all of them
     views: ViewOrder = ONE_VIEW
+    hears: object = None  # which teachers, if not the cache's own alone: who hears others is taught apart
 
     def labels(self, dataset: Dataset) -> Rows | None:
         """The true labels it learns from, [N]."""
@@ -57,6 +58,8 @@ class Lesson:
 
         """
         labels = self.labels(dataset)
+        if viewed(dataset).positions is not None and not viewed(dataset).targets:
+            raise DatasetError("There is nothing to learn from: no position of any sample has a target.")
         if self.soft or viewed(dataset).positions is not None:
             return None
         if labels is not None and labels.min() > UNLABELLED:
@@ -86,7 +89,8 @@ def classes(entries: Sequence[Entry], dataset: Dataset) -> list[list[Entry]]:
     for run, lesson in entries:
         usable = lesson.usable(dataset)
         rows = None if usable is None else sha256(usable.tobytes()).digest()
-        key = (run.seed, run.settings.batch_size, rows, lesson.windows and lesson.windows.digest, lesson.views)
+        order = (run.seed, run.settings.batch_size, rows, lesson.windows and lesson.windows.digest, lesson.views)
+        key = (order, lesson.hears)
         groups.setdefault(key, []).append((run, lesson))
     return list(groups.values())
 
@@ -265,7 +269,7 @@ class _Pupil:
         loss = self._total() / self.epoch.rows
         line: Metrics = {"epoch": self.epoch.number + 1, "learning_rate": self.rate, "loss": loss}
         if (test := self.lesson.test) is not None and self.learner.ranks.leads:
-            asked = predictor(self.learner), test, 4 * self.run.settings.batch_size, self.lesson.test_cache
+            asked = predictor(self.learner), test, _tested_at_once(self.run, test), self.lesson.test_cache
             found = evaluate(*asked)
             line |= {f"test_{name}": value for name, value in found.figures.items()}
             line |= {"test_perplexity": found.perplexity} if viewed(test).positions else {}
@@ -307,6 +311,11 @@ class _Pupil:
         except SoftLabelsError:
             self.failed = True
             raise
+
+
+def _tested_at_once(run: Run, test: Dataset) -> int:
+    """Samples of a batch that is only answered; a position of a sequence takes as much room as a sample."""
+    return run.settings.batch_size * (4 if viewed(test).positions is None else 1)
 
 
 def _rate(learner: Learner) -> float:

@@ -9,9 +9,10 @@ from dataclasses import asdict, fields
 from pydantic import JsonValue, ValidationError
 
 from pipeline import encodings
-from pipeline.config import Experiment, LabelSettings, Student, ViewSettings
+from pipeline.config import Experiment, LabelSettings, Member, Student, ViewSettings
 from pipeline.datasets import Dataset, content_digest, ids_digest
 from pipeline.errors import ConfigError, MismatchError
+from pipeline.hubs import config_digest
 from pipeline.kinds import Source, decoding
 from pipeline.labels import LabelSpec
 from pipeline.store.documents import ROW_ARRAYS, Job
@@ -154,11 +155,16 @@ def _views_section(views: ViewSettings) -> dict[str, JsonValue]:
 
 def _teacher_section(experiment: Experiment) -> dict[str, JsonValue]:
     teacher = experiment.teacher
-    section: dict[str, JsonValue] = teacher.model_dump(mode="json", include=ASKED)
+    section: dict[str, JsonValue] = _described(teacher, ASKED)
     if teacher.members:
         section["mixture"] = teacher.mixture
-        section["members"] = [each.model_dump(mode="json", include=MEMBER) for each in teacher.members]
+        section["members"] = [_described(each, MEMBER) for each in teacher.members]
     return section
+
+
+def _described(member: Member, keys: set[str]) -> dict[str, JsonValue]:
+    digest = config_digest(member.model)
+    return member.model_dump(mode="json", include=keys) | ({"config_sha256": digest} if digest else {})
 
 
 def _checkpoints(experiment: Experiment) -> JsonValue:
@@ -177,5 +183,5 @@ def seen(views: ViewSettings, student: Student | None = None) -> dict[str, JsonV
     """What decides which inputs a network is trained on, in the identity of its run."""
     section = _views_section(views)
     if not (views.transform or views.mix):
-        return {name: section[name] for name in ("mean", "std")}
+        return {name: section[name] for name in ("mean", "std", "input") if name in section}
     return section | (student.model_dump(mode="json", include=VIEWS) if student else {})

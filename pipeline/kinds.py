@@ -4,6 +4,7 @@ What opens them is `pipeline.sources`; what reads them, `pipeline.datasets`.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag, model_validator
@@ -92,12 +93,6 @@ class Decoded(Source):
     """What becomes of pictures that do not decode: one is an error, or all are tried first and these left out."""
 
 
-def decoding(source: Source) -> dict[str, object]:
-    """How pictures become inputs, where that is said: all that decides their pixels, besides their size."""
-    keys = ("crop", "interpolation") if isinstance(source, Decoded) else ()
-    return {key: getattr(source, key) for key in keys if getattr(source, key) != Decoded.model_fields[key].default}
-
-
 class Pictures(Decoded):
     """What has pictures alone, of which all have to be brought to one size."""
 
@@ -179,6 +174,20 @@ class Tokens(Source):
     """The token that ends a document, of an array of your own; without it, the whole is one document."""
     mask: FilePath | None = None
     """For an array of your own, another as long as it: 1 where a token is to be learnt and 0 where not."""
+
+
+_READ: Mapping[type[Source], tuple[str, ...]] = {
+    Decoded: ("crop", "interpolation"),
+    Tokens: ("end", "mask", "long", "vocabulary"),
+}
+
+
+def decoding(source: Source) -> dict[str, object]:
+    """How files become inputs, where that is said: all that decides them, besides their shape."""
+    kinds = [kind for kind in _READ if isinstance(source, kind)]
+    found = {key: getattr(source, key) for kind in kinds for key in _READ[kind] if key in source.model_fields_set}
+    found = {key: value for key, value in found.items() if value != type(source).model_fields[key].default}
+    return {key: value.name if isinstance(value, Path) else value for key, value in found.items()}
 
 
 class Factory(Source):

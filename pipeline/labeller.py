@@ -163,8 +163,8 @@ class Labeller:
         rows = np.arange(start, stop)
         ids, inputs, labels = self.views.ids[rows], self.views.inputs(rows, view), self.views.labels
         known = np.full(rows.size, -1) if labels is None else np.asarray(labels[rows])
-        encodings.refuse_strange_labels(self.spec, known, ids)
         told = known if self.spec.positions is None else np.ascontiguousarray(inputs[:, TARGETS], np.int64)
+        encodings.refuse_strange_labels(self.spec, told, ids)
         with explained(ids):
             sent = self.lane.send(inputs, told)
         return Loaded(ids, known, fingerprints(inputs), sent, view)

@@ -60,17 +60,18 @@ class Tensors:
 
     def to(self, device: device | str, *, non_blocking: bool = False) -> Self:
         """The same on a device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self, device: device | str | None = None) -> Self:  # noqa: ARG002 - a loader may pass it
         """The same in page-locked memory, from which copies to a GPU run by themselves."""
-        return self._each(lambda tensor: tensor.pin_memory())
+        return self.map(lambda tensor: tensor.pin_memory())
 
     def select(self, rows: Any) -> Self:  # noqa: ANN401 - whatever indexes a tensor
         """Some of the rows, in any order."""
-        return self._each(lambda tensor: tensor[rows])
+        return self.map(lambda tensor: tensor[rows])
 
-    def _each(self, change: Callable[[Any], Any]) -> Self:
+    def map(self, change: Callable[[Any], Any]) -> Self:
+        """The same with each tensor changed."""
         return replace(self, **{name: change(part) for name, part in vars(self).items() if hasattr(part, "pin_memory")})
 
 
@@ -119,10 +120,26 @@ class SampledLabels(Tensors):
     """Classes and weights whose expectation is the teacher's softmax at one temperature: E[w] = p for every class."""
 
     classes: int
-    temperature: float
+    temperature: float | None  # None: they are the same at every one
     ids_NK: Tensor  # int64; 0 where the weight is 0
     weights_NK: Tensor  # float32, >= 0; 0 is padding
     exact_N: Tensor | None = None  # int64: of how many of the first the weight is p itself; None: of none
 
 
 SoftLabels: TypeAlias = DenseLabels | SparseLabels | SampledLabels
+
+
+@dataclass(frozen=True)
+class MixedLabels(Tensors):
+    """Labels of several teachers for the same rows. A loss is the mean of those by each, with these weights."""
+
+    parts: tuple[SoftLabels, ...]
+    weights: tuple[float, ...]  # they sum to one
+
+    def map(self, change: Callable[[Any], Any]) -> Self:
+        """The same with each tensor of each part changed."""
+        return replace(self, parts=tuple(part.map(change) for part in self.parts))
+
+
+Heard: TypeAlias = SoftLabels | MixedLabels
+"""What a student may hear."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.labels import DenseLabels, SoftLabels
+from pipeline.labels import DenseLabels, Heard, MixedLabels
 from pipeline.losses import LOSSES, class_cost, prototypes, standardised, standardised_labels
 from pipeline.reader import Reader
 from pipeline.seeds import generator
@@ -53,7 +53,7 @@ class Objective:
         digest = sha256(b"".join(self.costs[place].numpy().tobytes() for place in named))
         return {"class_costs": digest.hexdigest()} if named else {}
 
-    def __call__(self, student_logits_NC: Tensor, labels_N: Tensor, soft: SoftLabels | None) -> Tensor:
+    def __call__(self, student_logits_NC: Tensor, labels_N: Tensor, soft: Heard | None) -> Tensor:
         """The sum, [N].
 
         Raises:
@@ -67,9 +67,14 @@ class Objective:
                 total_N = part_N if total_N is None else total_N + part_N
         return 0.0 * student_logits_NC.sum(dim=1) if total_N is None else total_N
 
-    def _term(self, place: int, logits_NC: Tensor, labels_N: Tensor, soft: SoftLabels | None) -> Tensor:
+    def _term(self, place: int, logits_NC: Tensor, labels_N: Tensor, soft: Heard | None) -> Tensor:
         """One summand, times its weight, [N]."""
         term = self.terms[place]
+        if isinstance(soft, MixedLabels):
+            if not term.serves:
+                return self._term(place, logits_NC, labels_N, None)
+            parts = zip(soft.parts, soft.weights, strict=True)
+            return torch.stack([w * self._term(place, logits_NC, labels_N, part) for part, w in parts]).sum(dim=0)
         if term.serves and soft is None:
             raise ConfigError(
                 f'The loss "{term.name}" needs soft labels and was given none. Train from a label cache, or set '
@@ -116,7 +121,8 @@ def objective(terms: Sequence[Term], reader: Reader, world: int = 1) -> Objectiv
 
 
 def _estimated(term: WKD, reader: Reader) -> Tensor:
-    chosen = generator("class costs").choice(len(reader), min(SAMPLE, len(reader)), replace=False)
+    count = min(max(1, SAMPLE // (reader.spec.positions or 1)), len(reader))
+    chosen = generator("class costs").choice(len(reader), count, replace=False)
     sample = reader.__getitems__(np.sort(chosen)).soft
     assert isinstance(sample, DenseLabels), "only dense labels serve it"
     return class_cost(prototypes(sample.logits_NC), term.sharpness)

@@ -24,7 +24,7 @@ from pipeline.config import Student
 from pipeline.datasets import Dataset, ids_digest
 from pipeline.encodings.ids import four_bytes
 from pipeline.errors import ConfigError, CorruptError, DatasetError, MismatchError
-from pipeline.labels import ArraySpec, LabelSpec, SoftLabels, Tensors
+from pipeline.labels import ArraySpec, Heard, LabelSpec, Tensors
 from pipeline.order import ViewOrder, Windows
 from pipeline.seeds import generator
 from pipeline.sequences import targets
@@ -42,7 +42,7 @@ class Batch(Tensors):
 
     inputs_NX: torch.Tensor
     labels_N: torch.Tensor  # int64; -1 where the true label is not known or not to be seen
-    soft: SoftLabels | None  # None without a cache
+    soft: Heard | None  # None without a cache
     rows: Rows  # [N], the samples' places in the dataset
     places_R: torch.Tensor | None = None  # of samples with positions: the places, among all N L, of what is told
     classes: int | None = None  # of these samples: logits beyond are padding
@@ -151,10 +151,17 @@ class Reader(torch.utils.data.Dataset[Batch]):
         views, rows = np.divmod(wanted, len(self))
         inputs, labels = self.dataset.inputs(rows, views), self.dataset.labels
         known = np.full(rows.size, UNLABELLED) if labels is None else np.asarray(labels[rows])
-        batch = Batch(torch.from_numpy(inputs), torch.from_numpy(known), self._soft(wanted, rows, inputs), rows)
+        batch = Batch(torch.from_numpy(inputs), torch.from_numpy(known), self.heard(wanted, rows, inputs), rows)
         return batch if self.dataset.positions is None else by_target(batch, self.dataset.classes)
 
-    def _soft(self, wanted: Rows, rows: Rows, inputs: NDArray[np.generic]) -> SoftLabels | None:
+    def heard(self, wanted: Rows, rows: Rows, inputs: NDArray[np.generic]) -> Heard | None:
+        """The soft labels of rows, or views of rows, whose inputs are given; None without a cache.
+
+        Raises:
+            MismatchError: an input is not the one the teacher saw.
+            CorruptError: a stored row fails its checksum.
+
+        """
         if self.cache is None:
             return None
         record = self.cache.gather(*self.in_cache(wanted))
@@ -255,8 +262,9 @@ def few_labels(labels_N: Rows, count: int, seed: int) -> Rows:
     """
     known = np.flatnonzero(labels_N != UNLABELLED)
     if known.size < count:
-        way = "Ask for fewer." if known.size else "Leave it out: the next tokens of sequences are no labels of samples."
-        raise DatasetError(f"true_labels = {count}: the dataset has only {known.size} labelled samples. {way}")
+        raise DatasetError(
+            f"true_labels = {count}: the dataset has only {known.size} labelled samples. Ask for fewer, or for none."
+        )
     shuffled = generator("few labels", seed).permutation(known)
     turn = np.empty(shuffled.size, np.int64)  # a sample's place among the samples of its class
     for label in np.unique(labels_N[known]):

@@ -3,9 +3,9 @@
 from typing import Any
 
 from pipeline.ahead import loaders
-from pipeline.config import Experiment
+from pipeline.config import TOKENS, Experiment
 from pipeline.datasets import Dataset, open_dataset
-from pipeline.errors import DatasetError
+from pipeline.errors import ConfigError, DatasetError
 from pipeline.job import check_made_for, content_of
 from pipeline.kinds import AnySource
 from pipeline.store.mapped import LabelCache
@@ -32,8 +32,24 @@ def open_views(experiment: Experiment) -> Viewed:
 
     """
     views = Viewed(open_source(experiment.dataset), experiment.views, readers(experiment))
+    _refuse_numbers(views, experiment)
     views.prove()
     return views
+
+
+def _refuse_numbers(views: Viewed, experiment: Experiment) -> None:
+    """Refuse tokens that would be made numbers, and numbers that would be taken for tokens."""
+    tokens, asked = experiment.dataset.kind == TOKENS or views.positions is not None, experiment.views.input
+    if tokens and asked != TOKENS:
+        raise ConfigError(
+            f'views.input = "{asked}": the samples of this dataset are sequences of tokens, and a network would be '
+            'given their targets too. Set views.input = "tokens".'
+        )
+    if asked == TOKENS and views.input_dtype.kind not in "iu":
+        raise ConfigError(
+            f'views.input = "tokens": the inputs of this dataset are {views.input_dtype}, expected ids, as integers. '
+            "Leave views.input out, or have the dataset give ids."
+        )
 
 
 def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
@@ -45,8 +61,15 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
     """
     if experiment.test is None:
         return None
-    source = experiment.test.model_copy(update={"classes": experiment.test.classes or dataset.classes})
+    source, known = experiment.test, viewed(dataset)
+    if known.positions is None:  # else it has the classes of its own tokens
+        source = source.model_copy(update={"classes": source.classes or dataset.classes})
     test = open_source(source)
+    if (other := viewed(test)).positions != known.positions or other.tokenizer != known.tokenizer:
+        raise DatasetError(
+            f"[test] has {_tokens(other)}, and [dataset] {_tokens(known)}. Tokenise both with one tokenizer, and give "
+            "them one length and layout."
+        )
     if test.classes != dataset.classes:
         raise DatasetError(
             f"[test] has {test.classes} classes, and [dataset] {dataset.classes}. Point both at parts of one."
@@ -63,14 +86,21 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
     return test
 
 
-def held_out(experiment: Experiment) -> Experiment | None:
-    """The experiment that makes the labels of `[test]`, if they are asked for: of its samples as they are."""
+def _tokens(dataset: Viewed) -> str:
+    positions = "no positions" if dataset.positions is None else f"{dataset.positions} positions"
+    return (
+        f"{positions} and {'no tokenizer' if dataset.tokenizer is None else f'the tokenizer {dataset.tokenizer[:12]}'}"
+    )
+
+
+def held_out(experiment: Experiment, classes: int | None) -> Experiment | None:
+    """The experiment that makes the labels of `[test]`, if they are asked for: of its samples, in these classes."""
     if experiment.cache.test is None or experiment.test is None:
         return None
     views: dict[str, Any] = {"count": 1, "transform": None, "options": {}, "mix": None}
     return experiment.model_copy(
         update={
-            "dataset": experiment.test,
+            "dataset": experiment.test.model_copy(update={"classes": experiment.test.classes or classes}),
             "test": None,
             "views": experiment.views.model_copy(update=views),
             "cache": experiment.cache.model_copy(update={"path": experiment.cache.test, "test": None}),
@@ -87,7 +117,7 @@ def open_test_cache(experiment: Experiment, test: Dataset | None) -> LabelCache 
         MismatchError: they were made for another experiment.
 
     """
-    asked = held_out(experiment)
+    asked = held_out(experiment, None if test is None else test.classes)
     if asked is None or test is None:
         return None
     cache = LabelCache.open(asked.cache.path, settings=asked.cache.copies)

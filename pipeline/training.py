@@ -23,7 +23,7 @@ from pipeline.datasets import Dataset
 from pipeline.devices import autocast, pick_device, place
 from pipeline.errors import DatasetError, TrainingError
 from pipeline.generators import GENERATORS
-from pipeline.labels import SampledLabels, SoftLabels
+from pipeline.labels import Heard, MixedLabels, SampledLabels, SoftLabels
 from pipeline.losses import cross_entropy
 from pipeline.objective import Objective
 from pipeline.ranks import ALONE, Ranks
@@ -33,7 +33,7 @@ from pipeline.sequences import refuse_other_tokenizer
 from pipeline.store.mapped import LabelCache
 from pipeline.views import network_input, viewed
 
-Loss = Callable[[torch.Tensor, torch.Tensor, SoftLabels | None], torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor, Heard | None], torch.Tensor]
 """From student logits [N, C], true labels [N] (-1 unknown) and soft labels to a loss a row, [N]."""
 
 MOST_NATS = 700  # beyond which exp(x) is no float
@@ -167,7 +167,11 @@ class Epoch:
         """
         rows = rows or batch.taught
         if batch.places_R is not None:  # each counts as often as it has targets, whichever rank it is on
-            rows = max(1, round(self.learner.ranks.total(batch.taught)[0]))
+            rows = round(self.learner.ranks.total(batch.taught)[0])
+        if not rows:  # nothing to learn from: momentum and decay would move the weights all the same
+            before = self.settle()
+            self.steps += 1
+            return before
         if not self.learner.network.training:
             self.learner.shared.train()
         try:
@@ -306,13 +310,17 @@ def evaluate(
     surprise, count = 0.0, 0
     cut = (labelled[start : start + batch_size] for start in range(0, labelled.size, batch_size))
     for batch in ahead(cut, reader.__getitems__, 1):
+        if not batch.taught:
+            continue
         logits_RC, labels_R = batch.answers(predict(batch.inputs_NX.numpy()).cpu()).float(), batch.labels_N
         right.update(logits_RC, labels_R)
         calibration.update(logits_RC.softmax(dim=1), labels_R)
         surprise += cross_entropy(logits_RC, labels_R).sum(dtype=torch.float64).item()
         count += batch.taught
-        if batch.soft:
+        if batch.soft and not isinstance(batch.soft, MixedLabels):
             beside.update(logits_RC, batch.soft)
+    if not count:
+        raise DatasetError("[test] has no targets, so nothing can be measured on it. Give it some, or leave it out.")
     reached = Evaluation(float(right.compute()), float(calibration.compute()), surprise / count)
     return replace(reached, agreement=beside.agreement, accepted=beside.accepted)
 
@@ -324,6 +332,7 @@ class _Beside:
     same: int = 0
     known: int = 0
     overlap: float = 0.0
+    overlaps: bool = True  # whether it can be told
     rows: int = 0
 
     def update(self, logits_RC: torch.Tensor, soft: SoftLabels) -> None:
@@ -331,17 +340,20 @@ class _Beside:
         best_R = best(soft)
         self.known += int((best_R >= 0).sum())
         self.same += int((best_R == logits_RC.argmax(dim=1)).sum())
+        self.rows += len(logits_RC)
         if not isinstance(soft, SampledLabels) and accepts(soft):
             self.overlap += accepted(logits_RC, soft).sum(dtype=torch.float64).item()
-            self.rows += len(logits_RC)
+        else:
+            self.overlaps = False
 
     @property
     def agreement(self) -> float | None:
-        return self.same / self.known if self.known else None
+        """Where every row tells its likeliest class: those that do are the sharp ones, where agreeing is easy."""
+        return self.same / self.rows if self.rows and self.known == self.rows else None
 
     @property
     def accepted(self) -> float | None:
-        return self.overlap / self.rows if self.rows else None
+        return self.overlap / self.rows if self.rows and self.overlaps else None
 
 
 def labelled_rows(dataset: Dataset) -> NDArray[np.int64]:

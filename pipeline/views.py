@@ -20,7 +20,7 @@ from pipeline.config import ViewSettings
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError, DatasetError, MismatchError
 from pipeline.seeds import generator, seed_of
-from pipeline.sequences import shown
+from pipeline.sequences import shown, targets
 from pipeline.transforms import Name, open_transform
 from pipeline.transforms.mixes import MIXES
 from pipeline.transforms.own import version_of
@@ -29,6 +29,7 @@ Rows = NDArray[np.int64]
 Array = NDArray[np.generic]
 NAMED = 5
 TRIED = 4
+COUNTED = 256  # samples at a time
 CHANGED = (
     "The dataset has changed since the cache was made, so its labels do not belong to it. Restore the dataset, or make "
     "a new cache."
@@ -74,10 +75,14 @@ class Viewed:
         """Whether a view is anything else than the sample."""
         return self._transform is not None or self.settings.mix is not None
 
-    @property
+    @cached_property
     def targets(self) -> int:
-        """How many of all positions have a target; 0 of samples that have one answer."""
-        return int(getattr(self.dataset, "targets", 0))
+        """How many of all positions have a target, read through if need be; 0 of samples that have one answer."""
+        if self.positions is None:
+            return 0
+        known = getattr(self.dataset, "target_count", None)
+        blocks = np.array_split(np.arange(len(self)), -(-len(self) // COUNTED))
+        return sum(len(targets(self.dataset.inputs(block))[0]) for block in blocks) if known is None else int(known)
 
     @cached_property
     def tools(self) -> Mapping[str, str]:

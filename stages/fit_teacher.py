@@ -6,7 +6,7 @@ from pipeline.config import Experiment, Training, dump
 from pipeline.course import Lesson, Watch, rehearse, teach
 from pipeline.errors import ConfigError, TeacherError
 from pipeline.job import content_of, seen
-from pipeline.labels import SoftLabels
+from pipeline.labels import Heard
 from pipeline.losses import cross_entropy
 from pipeline.models import build
 from pipeline.order import ViewOrder
@@ -90,7 +90,7 @@ def _lesson(experiment: Experiment, dataset: Viewed) -> Lesson:
     def network() -> torch.nn.Module:
         return build(experiment.teacher.model, experiment.teacher.options, dataset.input_shape, dataset.classes or 0)
 
-    def loss(logits_NC: torch.Tensor, labels_N: torch.Tensor, _: SoftLabels | None) -> torch.Tensor:
+    def loss(logits_NC: torch.Tensor, labels_N: torch.Tensor, _: Heard | None) -> torch.Tensor:
         return cross_entropy(logits_NC, labels_N)
 
     views = ViewOrder(None if dataset.changes else 1)

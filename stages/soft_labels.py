@@ -10,13 +10,17 @@ from pipeline.job import job_of, spec_of
 from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
 from pipeline.provenance import listed, skipped_of
+from pipeline.reader import label_spec
+from pipeline.sequences import refuse_other_tokenizer
 from pipeline.sources import held_out, open_test, open_views, readers
 from pipeline.store.addresses import place_of
 from pipeline.store.documents import Job
 from pipeline.store.layout import Shard, shard_file_bytes
+from pipeline.store.mapped import LabelCache
 from pipeline.store.state import JOB, read_seal, refuse_lost_files
 from pipeline.store.writer import CacheWriter, human, missing_shards, require_space, standing
 from pipeline.teachers import Teacher, load_teacher
+from pipeline.views import viewed
 from stages.bars import bar, note
 from stages.hands import Hands, Here, crew_of
 from stages.report import Report, counted, duration
@@ -43,9 +47,11 @@ def generate(experiment: Experiment, workers: int | None = None, scheduler: str 
         StoppedError: asked to stop; committed shards are kept.
 
     """
-    report, tested = _made(experiment, workers, scheduler), held_out(experiment)
-    if tested is None:
+    report = _made(experiment, workers, scheduler)
+    if experiment.cache.test is None:
         return report
+    tested = held_out(experiment, label_spec(LabelCache.open(experiment.cache.path)).classes)
+    assert tested is not None, "the experiment was checked"
     test = _made(tested, workers, scheduler)
     return Report(report.facts | {"test": test.facts}, f"{report.text}\n{test.text}", report.exit_code)
 
@@ -119,7 +125,9 @@ def _run(writer: CacheWriter, plan: list[Shard], hands: Hands) -> None:
 
 def teacher_of(experiment: Experiment, dataset: Dataset) -> Teacher:
     """The teacher of an experiment, loaded."""
-    return load_teacher(experiment.teacher, experiment.views, dataset.input_shape, dataset.classes or 0)
+    teacher = load_teacher(experiment.teacher, experiment.views, dataset.input_shape, dataset.classes or 0)
+    refuse_other_tokenizer(teacher.network, viewed(dataset).tokenizer)
+    return teacher
 
 
 def disk_bytes(job: Job, shards: Sequence[Shard]) -> int:

@@ -1,7 +1,7 @@
 """Stage two: train students from the label cache, without the teacher."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,15 @@ import torch
 from pipeline.config import Experiment, Student, dump
 from pipeline.course import Lesson, Watch, classes, rehearse, teach
 from pipeline.datasets import Dataset
-from pipeline.errors import ConfigError
+from pipeline.hearing import hears, identity, listening, refuse_unheard
 from pipeline.job import VIEWS, check_made_for, seen
 from pipeline.models import build
 from pipeline.objective import Objective, objective
 from pipeline.ranks import Ranks, joined
-from pipeline.reader import Reader, few_labels, label_spec
+from pipeline.reader import Reader, few_labels
 from pipeline.runs import Metrics, Run, finished
 from pipeline.sources import contents, open_test, open_test_cache, open_views, readers
 from pipeline.store.mapped import LabelCache
-from pipeline.terms import refuse_unserved
 from pipeline.views import Viewed
 from stages.bars import bar
 from stages.comparison import compare
@@ -41,6 +40,15 @@ class School:
     reader: Reader  # with the cache, if any student needs it
     runs: Path
     ranks: Ranks
+    voices: dict[object, Reader] = field(default_factory=dict)  # by who hears what
+
+    def hearing(self, name: str, student: Student) -> Reader:
+        """A reader of what a student hears; ConfigError if that cannot serve its loss."""
+        key = hears(student)
+        if key not in self.voices:
+            self.voices[key] = listening(student, self.reader, self.experiment.cache.copies)
+        refuse_unheard(f"students.{name}", student, self.voices[key])
+        return self.voices[key]
 
 
 def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, restart: bool) -> Report:
@@ -53,39 +61,24 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
         StoppedError: asked to stop; every step is kept.
 
     """
-    chosen = _with_baselines(experiment, names)
+    chosen = experiment.with_baselines(names)
     dataset = open_views(experiment)
     needed = any(experiment.students[name].needs_cache for name in chosen)
     cache = LabelCache.open(experiment.cache.path, settings=experiment.cache.copies) if needed else None
     if cache is not None:
         check_made_for(cache.job, experiment, dataset)
-        for name in chosen:
-            refuse_unserved(f"students.{name}.loss", experiment.students[name].terms, label_spec(cache))
     test = open_test(experiment, dataset)
-    answers, known = open_test_cache(experiment, test), contents(experiment, dataset, test)
+    answers, known = open_test_cache(experiment, test) if needed else None, contents(experiment, dataset, test)
     with joined() as ranks:
         school = School(experiment, dataset, test, answers, known, Reader(dataset, cache), runs, ranks)
         results = _train_all(school, {name: experiment.students[name] for name in chosen}, restart=restart)
     return compare(results, cache, len(test or ()), runs)
 
 
-def _with_baselines(experiment: Experiment, names: Sequence[str]) -> list[str]:
-    known = experiment.students
-    for name in names:
-        if name not in known:
-            raise ConfigError(
-                f"--student {name}: there is no such student. This experiment has {', '.join(known) or 'none'}."
-            )
-    wanted = names or tuple(known)
-    if not wanted:
-        raise ConfigError("This experiment has no students. Add a table [students.NAME] with model, loss and epochs.")
-    return list(dict.fromkeys([*filter(None, (known[name].baseline for name in wanted)), *wanted]))
-
-
 def _train_all(school: School, students: dict[str, Student], *, restart: bool) -> dict[str, list[Metrics]]:
     entries: list[tuple[Run, Lesson]] = []
     for name, student in students.items():
-        told = objective(student.terms, school.reader, school.ranks.world)
+        told = objective(student.terms, school.hearing(name, student), school.ranks.world)
         seeds = range(student.seed, student.seed + student.repeats)
         entries += [(_run(school, name, student, seed, told), _lesson(school, student, seed, told)) for seed in seeds]
     # What can be refused is refused before the first of them has trained for hours.
@@ -112,28 +105,31 @@ def _teach(school: School, entries: list[tuple[Run, Lesson]], watch: Watch) -> l
     """A class's walk over the dataset, with the cache if one of them hears the teacher."""
     if not entries:
         return []
-    reader = school.reader if any(lesson.soft for _, lesson in entries) else Reader(school.dataset)
+    heard = [school.voices[lesson.hears] for _, lesson in entries if lesson.soft]
+    reader = heard[0] if heard else Reader(school.dataset)
     return teach(entries, reader, watch, readers(school.experiment), school.ranks)
 
 
 def _run(school: School, name: str, student: Student, seed: int, told: Objective) -> Run:
     cache, alone = school.reader.cache, student.model_copy(update={"seed": seed, "repeats": 1, "baseline": None})
-    identity: dict[str, Any] = {
-        **alone.model_dump(mode="json", exclude={"device", "repeats", "baseline", *VIEWS}),
+    decides: dict[str, Any] = {
+        **alone.model_dump(mode="json", exclude={"device", "repeats", "baseline", "also", "mixture", *VIEWS}),
+        **identity(school.hearing(name, student)),
         **seen(school.experiment.views, student),
         **school.contents,
         "cache_id": cache.id_of(student.views) if student.soft and cache else None,
         "shard_rows": cache.layout.shard_rows if student.window and cache else None,
         **told.identity,
+        **({"test_cache_id": school.test_cache.cache_id} if school.test_cache else {}),
     }
     folder = school.runs / name / f"seed-{seed}"
     config = dump(school.experiment.model_copy(update={"students": {name: alone}}))
     facts = {
-        "cache_id": identity["cache_id"],
+        "cache_id": decides["cache_id"],
         "seed": seed,
         "versions": {name: version(name) for name in ("softlabels", "torch", "numpy", "zarr")},
     }
-    return Run(folder, folder / "student.safetensors", identity, config, alone, school.experiment.views, seed, facts)
+    return Run(folder, folder / "student.safetensors", decides, config, alone, school.experiment.views, seed, facts)
 
 
 def _lesson(school: School, student: Student, seed: int, told: Objective) -> Lesson:
@@ -147,4 +143,4 @@ def _lesson(school: School, student: Student, seed: int, told: Objective) -> Les
 
     windows = school.reader.windows(student.window) if student.window else None
     views = school.reader.views(student)
-    return Lesson(network, told, student.soft, school.test, school.test_cache, visible, windows, views)
+    return Lesson(network, told, student.soft, school.test, school.test_cache, visible, windows, views, hears(student))

@@ -14,7 +14,7 @@ from sequence_cases import LENGTH, WORDS, Packed, Speaker
 from pipeline import encodings
 from pipeline.audit import ask_again
 from pipeline.config import TeacherSettings, Training, ViewSettings
-from pipeline.errors import MismatchError, TeacherError, TrainingError
+from pipeline.errors import DatasetError, MismatchError, TeacherError, TrainingError
 from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
 from pipeline.losses import cross_entropy
@@ -23,7 +23,7 @@ from pipeline.sequences import NONE, attention_mask, documents, shown, targets
 from pipeline.store.mapped import LabelCache
 from pipeline.store.writer import CacheWriter
 from pipeline.teachers import Teacher
-from pipeline.training import Learner, evaluate, predictor, run_epoch, start, try_out
+from pipeline.training import Epoch, Learner, evaluate, predictor, run_epoch, start, try_out
 
 TOKENS = ViewSettings(input="tokens")
 GRID = (1.0, 2.0)
@@ -189,14 +189,21 @@ def test_a_loss_is_a_mean_over_targets() -> None:
 
 
 def test_a_batch_without_a_target_teaches_nothing() -> None:
-    """Law: its loss is 0 and no weight moves, where a mean over nothing would be no number."""
-    dataset, student = Packed(), Speaker()
-    dataset.array[:, 2] = NONE
-    before = {name: weight.clone() for name, weight in student.state_dict().items()}
-    assert run_epoch(
-        learner(student), [Reader(dataset).__getitems__([0, 1])], lambda z, y, _: cross_entropy(z, y), 0, 0
-    ) == [0]
-    assert all(torch.equal(weight, before[name]) for name, weight in student.state_dict().items())
+    """Law: no weight moves, be it by momentum or decay, and it counts for nothing in the loss of an epoch."""
+    dataset, empty, losses = Packed(), Packed(), []
+    empty.array[:, 2] = NONE
+    settings = Training(epochs=1, batch_size=4, learning_rate=0.1, schedule="constant", warmup=0.0)
+    batches = [Reader(dataset).__getitems__(np.arange(9)), Reader(empty).__getitems__([0, 1])]
+    for data in (batches, batches[:1]):
+        student = Speaker()
+        way = Epoch(start(student, settings, TOKENS, 2), lambda z, y, _: cross_entropy(z, y), 0, 0)
+        for batch in data:
+            way.learn(batch)
+        way.settle()
+        losses.append((way.total / way.rows, way.rows, student.words.detach().clone()))
+    assert losses[0][:2] == losses[1][:2]
+    assert losses[0][1] == dataset.targets
+    assert torch.equal(losses[0][2], losses[1][2])
 
 
 def test_figures_are_means_over_targets(tmp_path: Path) -> None:
@@ -236,3 +243,36 @@ def test_another_tokenizer_is_refused() -> None:
             use()
     network.tokenizer_sha256 = None
     try_out(learner(network), dataset)
+
+
+def test_test_batches_without_a_target_are_passed_over() -> None:
+    """Law: figures are those of the others; of none at all, an error says so."""
+    dataset, some = Packed(), Packed()
+    some.array[3:, 2] = NONE
+    asked = teacher()
+    kept = evaluate(asked.logits, some, 1)
+    few = Packed()
+    few.array, few.ids = few.array[:3], few.ids[:3]
+    assert kept == evaluate(asked.logits, few, 1)
+    dataset.array[:, 2] = NONE
+    with pytest.raises(DatasetError, match=r"\[test\] has no targets, so nothing can be measured"):
+        evaluate(asked.logits, dataset, 4)
+
+
+def test_agreement_is_told_only_where_every_target_is(tmp_path: Path) -> None:
+    """Law: samples tell the likeliest token of sharp positions only, which are the easy ones."""
+    dataset, asked = Packed(), teacher()
+    for spec in (SPECS[2], SPECS[-1]):
+        cache = cached(tmp_path / spec.encoding, dataset, spec, asked)
+        found = evaluate(asked.logits, dataset, 4, cache)
+        assert (found.agreement is None, found.accepted is None) == ((spec.encoding == "sampled",) * 2)
+
+
+def test_a_target_that_is_no_class_is_refused(tmp_path: Path) -> None:
+    """Law: before the teacher is asked, with the sample."""
+    dataset = Packed()
+    dataset.array[5, 2, 1] = WORDS
+    with pytest.raises(
+        DatasetError, match=rf"ids {dataset.ids[5]}.* are not classes: found \[{WORDS}\], expected 0 to"
+    ):
+        cached(tmp_path / "cache", dataset, SPECS[2], teacher())

@@ -18,7 +18,7 @@ from pipeline import encodings
 from pipeline.encodings.sampled import rounding
 from pipeline.errors import ConfigError
 from pipeline.labeller import explained
-from pipeline.labels import DenseLabels, LabelSpec, SampledLabels, SoftLabels
+from pipeline.labels import DenseLabels, LabelSpec, MixedLabels, SampledLabels, SoftLabels
 from pipeline.reader import Reader
 from pipeline.seeds import generator
 from pipeline.teachers import Teacher
@@ -34,6 +34,8 @@ ALL_DRAWN = (
     "These labels are classes as they were drawn, of which none has its probability: they cannot be held against the "
     'teacher. Those of other encodings can, as labels.encoding = "sampled" with a larger labels.k.'
 )
+
+NO_TARGET = "None of these samples has a target, so there is nothing to ask about. Ask about more, with --rows."
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def ask_again(
         progress(rows.size)
     parts = (np.concatenate(part) for part in zip(*found, strict=True))
     ids, known, agreeing, differences, stated, allowed, strange = parts
+    if not known.size:
+        raise ConfigError(NO_TARGET)
     if not known.any():
         raise ConfigError(ALL_DRAWN)
     return Answers(
@@ -95,7 +99,7 @@ def _compared(reader: Reader, teacher: Teacher, rows: Rows) -> Iterator[NDArray[
     A sample with positions has a row for each of its targets.
     """
     batch, ids = reader.__getitems__(rows), reader.dataset.ids[rows % len(reader)]
-    assert batch.soft is not None, "a reader of a cache"
+    assert batch.soft is not None and not isinstance(batch.soft, MixedLabels), "a reader of one cache"  # noqa: PT018
     with explained(ids):
         logits_NC = teacher.logits(batch.inputs_NX.numpy()).cpu()
     if reader.spec.positions is not None:
@@ -142,6 +146,8 @@ def answered(reader: Reader, teacher: Teacher, spec: LabelSpec, rows: Rows) -> t
         labels.append(batch.labels_N)
         owners.append(ids[batch.owners])
     logits_NC, ids_N = torch.cat(logits), np.concatenate(owners)
+    if not ids_N.size:
+        raise ConfigError(NO_TARGET)
     encodings.refuse_other_classes(replace(spec, positions=None), logits_NC, ids_N)
     encodings.refuse_non_finite(logits_NC, ids_N)
     return logits_NC, torch.cat(labels)

@@ -39,9 +39,10 @@ class CheckedDataset:
         return positions
 
     @property
-    def targets(self) -> int:
+    def target_count(self) -> int | None:
         """How many of all these positions have a target."""
-        return int(getattr(self.source, "targets", 0))
+        found: int | None = getattr(self.source, "target_count", None)
+        return found
 
     @property
     def tokenizer(self) -> str | None:

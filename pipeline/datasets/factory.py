@@ -72,7 +72,9 @@ class MapDataset:
         first = self._array(0)
         self.input_shape: tuple[int, ...] = first.shape
         self.input_dtype: np.dtype[np.generic] = first.dtype
-        self.labels = self._labels()
+        self.positions: int | None = getattr(items, "positions", None)
+        self.tokenizer: str | None = getattr(items, "tokenizer", None)
+        self.labels = None if self.positions is not None else self._labels()
         self.classes, self.class_names = self._named_classes()
 
     def __len__(self) -> int:

@@ -61,7 +61,7 @@ class TokensDataset:
         return batch
 
     @property
-    def targets(self) -> int:
+    def target_count(self) -> int:
         """How many tokens of all samples are to be foretold. Counted once; read through for it if need be."""
         if self._targets is None:
             self._targets = self._counted()

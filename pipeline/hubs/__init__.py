@@ -26,3 +26,9 @@ def tokenizer_digest(model: str) -> str | None:
     """
     prefix, _, name = model.partition(":")
     return transformers.tokenizer_digest(name) if prefix == transformers.LIBRARY else None
+
+
+def config_digest(model: str) -> str | None:
+    """The sha256 of the config.json that a model `transformers:PATH` is built by, as hex. None: there is none."""
+    prefix, _, name = model.partition(":")
+    return transformers.config_digest(name) if prefix == transformers.LIBRARY else None

@@ -42,6 +42,21 @@ def refuse_small(model: str, config: Any, classes: int) -> None:  # noqa: ANN401
         )
 
 
+def refuse_long(model: str, config: Any, length: int) -> None:  # noqa: ANN401 - transformers' own
+    """Refuse sequences that are longer than any the model was made for.
+
+    Raises:
+        ConfigError: it says so many positions, and no more.
+
+    """
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(most, int) and 0 < most < length:
+        raise ConfigError(
+            f"{model}: the dataset's sequences have {length} tokens, the model knows {most} positions "
+            "(max_position_embeddings in its config.json). Set a smaller dataset.length, or take another model."
+        )
+
+
 def ask_for_next(model: str, network: nn.Module, length: int) -> None:
     """Make a causal language model of transformers take tokens [N, 2, L], with documents kept apart.
 

@@ -65,6 +65,7 @@ def build(name: str, options: Mapping[str, object], input_shape: tuple[int, ...]
     network.register_forward_hook(_logits)
     if kind == LANGUAGE_MODEL:
         texts.ask_for_next(model, network, input_shape[1])
+        texts.refuse_long(model, config, input_shape[1])
     elif kind == TEXT_CLASSIFIER:
         texts.ask_for_classes(model, network)
     return network
@@ -72,7 +73,16 @@ def build(name: str, options: Mapping[str, object], input_shape: tuple[int, ...]
 
 def tokenizer_digest(name: str) -> str | None:
     """The sha256 of the tokenizer.json in the folder, as hex; None if there is none."""
-    path = _folder(name) / "tokenizer.json"
+    return _digest(name, "tokenizer.json")
+
+
+def config_digest(name: str) -> str | None:
+    """The sha256 of the config.json in the folder, as hex; None if there is none."""
+    return _digest(name, "config.json")
+
+
+def _digest(name: str, file: str) -> str | None:
+    path = _folder(name) / file
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 

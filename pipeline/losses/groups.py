@@ -109,7 +109,7 @@ def whole_rows(loss: str, labels: SoftLabels) -> DenseLabels:
 
 
 def _refuse_other_temperature(labels: SampledLabels, temperature: float) -> None:
-    if temperature != labels.temperature:
+    if labels.temperature is not None and temperature != labels.temperature:
         raise ConfigError(
             f"These labels cannot serve temperature {temperature:g}: they are a sample of the teacher's classes at "
             f"temperature {labels.temperature:g}. Train at this one, or generate labels with labels.temperatures = "

@@ -118,7 +118,7 @@ def test_windows_are_what_is_said_of_them(
         found = dataset.inputs(rows)
         np.testing.assert_array_equal(found, expected[rows])
         assert (found.dtype, found.flags.c_contiguous) == (np.int32, True)
-        assert dataset.targets == (expected[:, TARGETS] != NONE).sum()
+        assert dataset.target_count == (expected[:, TARGETS] != NONE).sum()
         assert len(dataset) == len(expected)
 
 
@@ -147,7 +147,7 @@ def test_without_an_end_the_whole_is_one_document(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([3, 9, 1, 4, 5]))
     dataset = opened(tmp_path / "x.npy", 3, vocabulary=10)
     assert whole(dataset).tolist() == [[[3, 9, 1], [0, 1, 2], [9, 1, -1]], [[4, 5, 0], [0, 1, -1], [5, -1, -1]]]
-    assert (dataset.targets, dataset.tokenizer) == (3, None)
+    assert (dataset.target_count, dataset.tokenizer) == (3, None)
 
 
 # Documents.
@@ -172,7 +172,7 @@ def test_documents_have_labels(tmp_path: Path) -> None:
     dataset = opened(folder, layout="documents")
     assert dataset.labels is not None
     assert (dataset.labels.tolist(), dataset.classes, dataset.class_names) == ([0, 1, 0, 1, -1], 3, ("a", "b", "c"))
-    assert (dataset.positions, dataset.targets, dataset.input_shape) == (None, 0, (2, 4))
+    assert (dataset.positions, dataset.target_count, dataset.input_shape) == (None, 0, (2, 4))
     assert len(leave_out(dataset, [1])) == 3
     assert leave_out(dataset, [1]).tokenizer == DIGEST
     assert opened(folder_of(tmp_path / "x", DOCUMENTS), layout="documents").labels is None
@@ -189,7 +189,9 @@ def test_what_ends_documents_of_an_own_array_parts_them(tmp_path: Path, monkeypa
         own = opened(folder / "tokens.npy", layout="documents", vocabulary=VOCABULARY, end=END)
         np.testing.assert_array_equal(whole(own), expected)
         assert (
-            opened(folder, 3).targets == opened(folder / "tokens.npy", 3, vocabulary=VOCABULARY, end=END).targets == 7
+            opened(folder, 3).target_count
+            == opened(folder / "tokens.npy", 3, vocabulary=VOCABULARY, end=END).target_count
+            == 7
         )
 
 
@@ -220,7 +222,7 @@ def test_one_stream_is_one_dataset_wherever_it_lies(tmp_path: Path) -> None:
         dataset = opened(tmp_path / path, 5, vocabulary=VOCABULARY, end=END, dtype=dtype, mask=str(tmp_path / beside))
         np.testing.assert_array_equal(whole(dataset), expected)
         np.testing.assert_array_equal(dataset.inputs(np.array([3, 0, 0, 2])), expected[[3, 0, 0, 2]])
-        assert dataset.targets == (expected[:, TARGETS] != NONE).sum()
+        assert dataset.target_count == (expected[:, TARGETS] != NONE).sum()
 
 
 def test_threads_read_what_one_alone_reads(tmp_path: Path) -> None:
@@ -256,7 +258,7 @@ def test_the_longest_document_that_is_taken_is_as_long_as_a_sample(tmp_path: Pat
     own = {"vocabulary": VOCABULARY, "long": "refuse"}
     with pytest.raises(DatasetError, match=r"tokens\.npy: document 0 has 16 tokens, expected at most length = 7"):
         opened(folder / "tokens.npy", 7, **own)
-    assert opened(folder / "tokens.npy", 7, end=END, **own).targets == opened(folder, 7).targets
+    assert opened(folder / "tokens.npy", 7, end=END, **own).target_count == opened(folder, 7).target_count
 
 
 # What is refused.

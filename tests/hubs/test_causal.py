@@ -232,6 +232,16 @@ def test_a_vocabulary_may_be_larger_than_the_datasets_and_not_smaller(tmp_path: 
         build(f"transformers:{folder}", {}, CAUSAL, WORDS + 1)
 
 
+def test_sequences_longer_than_the_model_knows_are_refused(tmp_path: Path) -> None:
+    """Law: some answer them in their own way, others raise; none was trained on them."""
+    folder = told(tmp_path, "llama")
+    most = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
+    build(f"transformers:{folder}", {}, (3, most), WORDS)
+    said = rf"sequences have {most + 1} tokens, the model knows {most} positions .* Set a smaller dataset\.length"
+    with pytest.raises(ConfigError, match=said):
+        build(f"transformers:{folder}", {}, (3, most + 1), WORDS)
+
+
 APART = r"does not keep apart the documents that are packed into one sequence, or sees what comes later"
 
 

@@ -43,7 +43,7 @@ def labels_of(name: str, teacher: np.ndarray, k: int, true_N: torch.Tensor, temp
 
 def rows(labels: SoftLabels, chosen: torch.Tensor) -> SoftLabels:
     """Some rows of the labels."""
-    return labels._each(lambda tensor: tensor[chosen])  # noqa: SLF001 - the one way over all of its tensors
+    return labels.select(chosen)
 
 
 @pytest.mark.parametrize("name", ZERO_AT_EQUALITY)
@@ -116,6 +116,7 @@ def test_the_order_of_the_classes_changes_nothing(name: str, pair: Pair, tempera
     """
     teacher, student, k = pair
     teacher = np.round(teacher) + np.linspace(0, 0.5, teacher.shape[1], dtype=np.float32)
+    student = np.round(student, 2)  # of what differs in its last bits alone, a correlation is not known
     teacher /= 16 if name == "reverse_kl" else 1  # whose value is no better known than the log of the tail
     order = list(range(teacher.shape[1]))
     random.shuffle(order)

@@ -181,3 +181,24 @@ def test_one_member_is_no_mixture(fitted: Path) -> None:
     (fitted / "e.toml").write_text(text[:second] + text[text.index("[cache]") :])
     assert first < second
     run("generate").refuses(2, "one member is no mixture: write its keys in [teacher] itself")
+
+
+def test_a_student_hears_the_caches_of_several_teachers(fitted: Path) -> None:
+    """Law: each teacher is asked by itself; who hears both is another student, and is trained once."""
+    must("generate")
+    other = ("teacher.checkpoint=second.safetensors", "cache.path=other")
+    must("fit-teacher", *other, "teacher.fit.seed=7")
+    must("generate", *other)
+    must("train")
+    before = (fitted / "runs/e/alone/seed-0/metrics.json").stat().st_mtime_ns
+    run("train", 'students.distilled.also=[{cache="other", weight=3.0}]').refuses(5, "also was None and is now")
+    both = ('students.distilled.also=[{cache="other", weight=3.0}]', "students.distilled.mixture=vote")
+    must("train", *both, flags=("--restart", "--student", "distilled"))
+    assert (fitted / "runs/e/alone/seed-0/metrics.json").stat().st_mtime_ns != before
+    kept = json.loads((fitted / "runs/e/distilled/seed-0/metrics.json").read_text())
+    assert kept["identity"]["also"] == [[LabelCache.open("other").cache_id, 0.75]]
+    assert kept["identity"]["mixture"] == "vote"
+    again = must("train", *both, flags=("--json",)).facts["students"]["distilled"]
+    assert again[0]["weights_sha256"] == kept["weights_sha256"]
+    run("train", 'students.distilled.also=[{cache="none"}]').refuses(4, "none holds no label cache")
+    run("train", 'students.distilled.also=[{path="x"}]').refuses(2, "students.distilled.also.0.path")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from stage_cases import Outcome, decided, softlabels
 
 from pipeline.config import load
+from pipeline.job import content_of
 from pipeline.reader import Reader
 from pipeline.sources import open_views
 from pipeline.store.mapped import LabelCache
@@ -184,7 +186,11 @@ def test_labels_made_by_workers_are_those_made_here(language: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("train", "e.toml", "--set", "students.alone.true_labels=5"), 1, "Leave it out: the next tokens of sequences"),
+        (
+            ("train", "e.toml", "--set", "students.alone.true_labels=5"),
+            1,
+            "only 0 labelled samples. Ask",
+        ),
         (("train", "e.toml", "--set", "views.mix=mixup"), 2, 'mix = "mixup" blends inputs, and ids of tokens cannot'),
         (("train", "e.toml", "--set", "teacher.model=mlp"), 5, 'teacher.model was "gpt" and is now "mlp"'),
         (("generate", "e.toml", "--set", "students.alone.model=mlp", "--set", "dataset.length=8"), 5, "input_shape"),
@@ -197,6 +203,50 @@ def test_what_does_not_fit_a_language_model_is_refused(words: tuple[str, ...], c
     options = ("--set", "students.alone.options={}") if "mlp" in str(words) or "resnet" in str(words) else ()
     outcome = softlabels(*words, *options)
     assert (outcome.code, said in " ".join(outcome.err.split())) == (code, True), outcome.err
+
+
+@pytest.mark.usefixtures("language")
+@pytest.mark.parametrize(
+    ("sets", "code", "said"),
+    [
+        (("test.length=8",), 1, "[test] has 8 positions and the tokenizer"),
+        (("test.path=other-test",), 1, "Tokenise both with one tokenizer, and give them one length and layout"),
+        (("views.mean=3.0",), 2, "mean, std and preprocessing are for numbers, and tokens stay as they are"),
+        (("views.input=numbers",), 2, "a network would be given their targets too. Set views.input"),
+        (("cache.path=fresh", "cache.test=fresh"), 2, "cache.test and cache.path are one place: name two"),
+    ],
+)
+def test_what_would_compare_other_tokens_is_refused(sets: tuple[str, ...], code: int, said: str) -> None:
+    """Law: by every command, before anything is asked or trained."""
+    if not Path("other").exists():
+        for place in ("other", "other-test"):
+            shutil.copytree("texts-test", place)
+            about = json.loads(Path(place, "tokens.json").read_text())
+            Path(place, "tokens.json").write_text(json.dumps(about | {"tokenizer_sha256": "f" * 64}))
+    for verb, more in (("generate", ("cache.path=fresh",)), ("train", ())):
+        outcome = softlabels(verb, "e.toml", *(word for each in (*more, *sets) for word in ("--set", each)))
+        assert (outcome.code, said in " ".join(outcome.err.split())) == (code, True), outcome.err
+
+
+@pytest.mark.usefixtures("language")
+def test_a_version_does_not_stand_for_how_tokens_are_told_apart() -> None:
+    """Law: another end, or another mask, of the same array is another content."""
+    own = ("dataset.path=texts/tokens.npy", "dataset.vocabulary=257", 'dataset.version="1"')
+    contents = set()
+    for end in (256, 32):
+        words = [word for each in (*own, f"dataset.end={end}") for word in ("--set", each)]
+        experiment = load(Path("e.toml"), words[1::2])
+        contents.add(content_of(experiment.dataset, open_views(experiment)))
+    assert contents == {"version 1 end 256 vocabulary 257", "version 1 end 32 vocabulary 257"}
+
+
+def test_a_run_that_was_tested_against_another_teacher_is_another(language: Path, tmp_path: Path) -> None:
+    """Law: its figures of agreement are of that teacher."""
+    words = ("--set", f'cache.test="{tmp_path}/test"', "--set", f'cache.path="{tmp_path}/cache"', "--set", "labels.k=5")
+    ask("generate", "e.toml", *words)
+    outcome = softlabels("train", "e.toml", *words, "--runs", str(language / "runs/e"))
+    assert outcome.code == 5
+    assert "test_cache_id" in outcome.err
 
 
 def test_a_cache_of_test_labels_needs_a_test(language: Path, tmp_path: Path) -> None:
