@@ -262,9 +262,7 @@ def few_labels(labels_N: Rows, count: int, seed: int) -> Rows:
     """
     known = np.flatnonzero(labels_N != UNLABELLED)
     if known.size < count:
-        raise DatasetError(
-            f"true_labels = {count}: the dataset has only {known.size} labelled samples. Ask for fewer, or for none."
-        )
+        raise DatasetError(f"true_labels = {count}: the dataset has only {known.size} labelled samples. Ask for fewer.")
     shuffled = generator("few labels", seed).permutation(known)
     turn = np.empty(shuffled.size, np.int64)  # a sample's place among the samples of its class
     for label in np.unique(labels_N[known]):
