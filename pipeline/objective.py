@@ -121,7 +121,7 @@ def objective(terms: Sequence[Term], reader: Reader, world: int = 1) -> Objectiv
 
 
 def _estimated(term: WKD, reader: Reader) -> Tensor:
-    count = min(max(1, SAMPLE // (reader.spec.positions or 1)), len(reader))
+    count = min(max(1, SAMPLE // (reader.dataset.positions or 1)), len(reader))
     chosen = generator("class costs").choice(len(reader), count, replace=False)
     sample = reader.__getitems__(np.sort(chosen)).soft
     assert isinstance(sample, DenseLabels), "only dense labels serve it"

@@ -141,6 +141,11 @@ class Told:
     def __len__(self) -> int:
         return len(self.reader)
 
+    @property
+    def dataset(self) -> Viewed:
+        """The samples."""
+        return self.reader.dataset
+
     def __getitems__(self, rows: np.ndarray) -> Batch:
         """The batch of some rows."""
         batch = self.reader.__getitems__(rows)

@@ -172,8 +172,8 @@ def test_a_checkpoint_of_another_model_is_refused(folder: Path, tmp_path: Path) 
     ("model", "options", "key"),
     [
         ("timm:test_resnet", {"drop_rate": 0.5}, "fc.weight"),
-        ("timm:test_vit.r160_in1k", {"img_size": 32}, "head.weight"),
-        ("torchvision:squeezenet1_1", {}, "classifier.1.weight"),
+        pytest.param("timm:test_vit.r160_in1k", {"img_size": 32}, "head.weight", marks=pytest.mark.slow),
+        pytest.param("torchvision:squeezenet1_1", {}, "classifier.1.weight", marks=pytest.mark.slow),
         ("torchvision:resnet18", {"width_per_group": 64}, "fc.weight"),
     ],
 )

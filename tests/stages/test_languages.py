@@ -172,6 +172,7 @@ def test_every_encoding_serves_a_language_model(labels: str, language: Path, tmp
     assert batch.soft is not None
 
 
+@pytest.mark.slow
 def test_labels_made_by_workers_are_those_made_here(language: Path, tmp_path: Path) -> None:
     """Law: of sequences too, whatever a process is given."""
     words = ("--set", f'cache.path="{tmp_path}/cache"', "--set", f'cache.test="{tmp_path}/test"')

@@ -40,6 +40,8 @@ KINDS = {
     "resized_crop": ("resized_crop", {"size": 8}, IMAGES),
 }
 
+ALIKE = ("a module", "albumentations")  # run by processes, as others of these are
+
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +49,10 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in KINDS],
+)
 def kind(request: pytest.FixtureRequest) -> Iterator[tuple[Transform, np.ndarray]]:
     """A transform of each kind, and inputs for it."""
     name, options, inputs = KINDS[request.param]
