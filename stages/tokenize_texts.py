@@ -37,7 +37,7 @@ def tokenize_texts(
         "label_key": keys.label,
         "held_out": held_out,
     }
-    out = out.absolute()  # "." has no name to put another beside
+    out = out if out.name else out.absolute()  # "." has no name to put another beside
     places = [out] if held_out is None else [out, out.with_name(f"{out.name}-test")]
     there = _already(places, made_by, made_from)
     if there:

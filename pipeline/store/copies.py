@@ -5,11 +5,12 @@ of it is there already is not copied again, so that a copy that was cut short go
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 from pipeline.ahead import ahead
-from pipeline.errors import CorruptError, MismatchError
+from pipeline.errors import CorruptError, MismatchError, StorageError
 from pipeline.store.addresses import Where, place_of
 from pipeline.store.committer import Committer
 from pipeline.store.documents import Job, Receipt, Seal, parse_job
@@ -132,7 +133,9 @@ def _refuse_other_cache(here: Place, job: Job) -> None:
 
 def grows(here: Place, job: Job) -> bool:
     """Whether a cache is there that is what this job was before it was extended."""
-    data = here.read(JOB)
+    data = None
+    with suppress(StorageError):  # a file in its place, say: whoever writes there says so better
+        data = here.read(JOB)
     there = None if data is None else parse_job(data, here.where(JOB))
     return there is not None and there != job and job.at(there.fingerprint) == there
 

@@ -96,7 +96,7 @@ def test_only_completions_are_learnt() -> None:
     assert texts("out") == ["xyz", "abc", "q"]
     mask = np.load("out/mask.npy")
     assert (mask.dtype, mask.tolist()) == (np.uint8, [1, 1, 1, 1, 0, 0, 1, 1, 1, 1])
-    assert open_dataset("tokens", {"path": "out", "length": 64}).targets == 6
+    assert open_dataset("tokens", {"path": "out", "length": 64}).target_count == 6
 
 
 @pytest.mark.parametrize(
