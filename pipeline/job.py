@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pydantic import JsonValue, ValidationError
 
 from pipeline import encodings
-from pipeline.config import Experiment, LabelSettings, Member, Student, ViewSettings
+from pipeline.config import Experiment, LabelSettings, Student, ViewSettings
 from pipeline.datasets import Dataset, content_digest, ids_digest
 from pipeline.errors import ConfigError, MismatchError
 from pipeline.hubs import config_digest
@@ -83,7 +83,7 @@ def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:
             format="softlabels/2",
             dataset=_dataset_section(content_of(experiment.dataset, dataset), dataset),
             views=_views_section(experiment.views),
-            teacher={**_teacher_section(experiment), "checkpoint_sha256": _checkpoints(experiment)},
+            teacher={**_teacher_section(experiment), **_teacher_files(experiment)},
             labels=_labels_section(spec),
             rows=len(dataset),
             view_count=experiment.views.count,
@@ -124,7 +124,7 @@ def check_at_hand(job: Job, experiment: Experiment, dataset: Dataset) -> None:
     """
     found = {
         "dataset": _dataset_section(str(job.dataset["content"]), dataset),
-        "teacher": {**job.teacher, "checkpoint_sha256": _checkpoints(experiment)},
+        "teacher": {**job.teacher, **_teacher_files(experiment)},
     }
     if other := job.differences(job.model_copy(update=found)):
         listed = "; ".join(f"{item.field} is {item.now} there, and {item.was} in the job" for item in other)
@@ -135,7 +135,7 @@ def check_at_hand(job: Job, experiment: Experiment, dataset: Dataset) -> None:
 
 
 def _dataset_section(content: str, dataset: Dataset) -> dict[str, JsonValue]:
-    tokenizer = viewed(dataset).tokenizer
+    tokenizer = viewed(dataset).tokenizer_sha256
     return {
         "content": content,
         "ids_sha256": ids_digest(dataset.ids),
@@ -155,22 +155,21 @@ def _views_section(views: ViewSettings) -> dict[str, JsonValue]:
 
 def _teacher_section(experiment: Experiment) -> dict[str, JsonValue]:
     teacher = experiment.teacher
-    section: dict[str, JsonValue] = _described(teacher, ASKED)
+    section: dict[str, JsonValue] = teacher.model_dump(mode="json", include=ASKED)
     if teacher.members:
         section["mixture"] = teacher.mixture
-        section["members"] = [_described(each, MEMBER) for each in teacher.members]
+        section["members"] = [each.model_dump(mode="json", include=MEMBER) for each in teacher.members]
     return section
 
 
-def _described(member: Member, keys: set[str]) -> dict[str, JsonValue]:
-    digest = config_digest(member.model)
-    return member.model_dump(mode="json", include=keys) | ({"config_sha256": digest} if digest else {})
-
-
-def _checkpoints(experiment: Experiment) -> JsonValue:
-    """The digest of the checkpoint, or of that of each member."""
-    digests: list[JsonValue] = [file_digest(each.checkpoint) for each in experiment.teacher.asked]
-    return digests if experiment.teacher.members else digests[0]
+def _teacher_files(experiment: Experiment) -> dict[str, JsonValue]:
+    """The digests of the files that make a teacher, which stage two need not have; of members, one each."""
+    asked = experiment.teacher.asked
+    found: dict[str, list[JsonValue]] = {"checkpoint_sha256": [file_digest(each.checkpoint) for each in asked]}
+    configs: list[JsonValue] = [config_digest(each.model) for each in asked]
+    if any(configs):
+        found["config_sha256"] = configs
+    return {name: digests if experiment.teacher.members else digests[0] for name, digests in found.items()}
 
 
 def _labels_section(spec: LabelSpec) -> dict[str, JsonValue]:

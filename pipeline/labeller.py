@@ -141,7 +141,7 @@ class Labeller:
     def __post_init__(self) -> None:
         object.__setattr__(self, "lane", Lane(self.teacher.device))
         object.__setattr__(self, "views", viewed(self.dataset))
-        refuse_other_tokenizer(self.teacher.network, self.views.tokenizer)
+        refuse_other_tokenizer(self.teacher.network, self.views.tokenizer_sha256)
 
     @property
     def late(self) -> bool:

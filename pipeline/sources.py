@@ -65,7 +65,7 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
     if known.positions is None:  # else it has the classes of its own tokens
         source = source.model_copy(update={"classes": source.classes or dataset.classes})
     test = open_source(source)
-    if (other := viewed(test)).positions != known.positions or other.tokenizer != known.tokenizer:
+    if (other := viewed(test)).positions != known.positions or other.tokenizer_sha256 != known.tokenizer_sha256:
         raise DatasetError(
             f"[test] has {_tokens(other)}, and [dataset] {_tokens(known)}. Tokenise both with one tokenizer, and give "
             "them one length and layout."
@@ -88,9 +88,8 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
 
 def _tokens(dataset: Viewed) -> str:
     positions = "no positions" if dataset.positions is None else f"{dataset.positions} positions"
-    return (
-        f"{positions} and {'no tokenizer' if dataset.tokenizer is None else f'the tokenizer {dataset.tokenizer[:12]}'}"
-    )
+    digest = dataset.tokenizer_sha256
+    return f"{positions} and {'no tokenizer' if digest is None else f'the tokenizer {digest[:12]}'}"
 
 
 def held_out(experiment: Experiment, classes: int | None) -> Experiment | None:

@@ -243,7 +243,7 @@ def try_out(learner: Learner, dataset: Dataset) -> None:
         MismatchError: it is of another tokenizer.
 
     """
-    refuse_other_tokenizer(learner.network, viewed(dataset).tokenizer)
+    refuse_other_tokenizer(learner.network, viewed(dataset).tokenizer_sha256)
     sample, positions = dataset.inputs(np.zeros(1, np.int64)), viewed(dataset).positions
     try:
         answer = predictor(learner)(sample)

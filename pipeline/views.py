@@ -55,7 +55,7 @@ class Viewed:
         self.dataset, self.settings = dataset, settings or ViewSettings()
         self.ids, self.classes, self.class_names = dataset.ids, dataset.classes, dataset.class_names
         self.positions: int | None = getattr(dataset, "positions", None)  # of a sample that has more than one answer
-        self.tokenizer: str | None = getattr(dataset, "tokenizer", None)
+        self.tokenizer_sha256: str | None = getattr(dataset, "tokenizer_sha256", None)
         self.labels = None if self.settings.mix else dataset.labels  # a mixed view has no true label
         self.input_shape, self.input_dtype = dataset.input_shape, dataset.input_dtype
         self._transform, self._first = None, True

@@ -31,7 +31,8 @@ def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
 
     """
     teacher = experiment.teacher
-    alone = [teacher.model_copy(update={**dict(each), "members": ()}) for each in teacher.members]
+    single = {"members": (), "weight": 1.0, "mixture": "probabilities"}
+    alone = [teacher.model_copy(update={**dict(each), **single}) for each in teacher.members]
     reports = [_fitted(experiment.model_copy(update={"teacher": each}), restart=restart) for each in alone or [teacher]]
     if not teacher.members:
         return reports[0]

@@ -10,13 +10,11 @@ from pipeline.job import job_of, spec_of
 from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
 from pipeline.provenance import listed, skipped_of
-from pipeline.reader import label_spec
 from pipeline.sequences import refuse_other_tokenizer
 from pipeline.sources import held_out, open_test, open_views, readers
 from pipeline.store.addresses import place_of
 from pipeline.store.documents import Job
 from pipeline.store.layout import Shard, shard_file_bytes
-from pipeline.store.mapped import LabelCache
 from pipeline.store.state import JOB, read_seal, refuse_lost_files
 from pipeline.store.writer import CacheWriter, human, missing_shards, require_space, standing
 from pipeline.teachers import Teacher, load_teacher
@@ -26,6 +24,7 @@ from stages.hands import Hands, Here, crew_of
 from stages.report import Report, counted, duration
 from stages.signals import stop_on_signals
 
+Asked = tuple[Dataset, LabelSpec, Job]
 BLOCK_BYTES = 4096  # what a file takes on disk is a multiple of this, nearly everywhere
 
 
@@ -47,17 +46,20 @@ def generate(experiment: Experiment, workers: int | None = None, scheduler: str 
         StoppedError: asked to stop; committed shards are kept.
 
     """
-    report = _made(experiment, workers, scheduler)
-    if experiment.cache.test is None:
-        return report
-    tested = held_out(experiment, label_spec(LabelCache.open(experiment.cache.path)).classes)
-    assert tested is not None, "the experiment was checked"
-    test = _made(tested, workers, scheduler)
-    return Report(report.facts | {"test": test.facts}, f"{report.text}\n{test.text}", report.exit_code)
+    mine = asked(experiment)
+    test = open_test(experiment, mine[0]) if experiment.cache.test else None
+    tested = held_out(experiment, test.classes) if test else None
+    if tested is None:
+        return _made(experiment, mine, workers, scheduler)
+    its = asked(tested)
+    missing_shards(tested.cache.path, standing(tested.cache.path, its[2]))  # refuses another's before the first shard
+    made = [_made(each, its_own, workers, scheduler) for each, its_own in ((experiment, mine), (tested, its))]
+    facts = made[0].facts | {"test": made[1].facts}
+    return Report(facts, "\n".join(each.text for each in made), made[0].exit_code)
 
 
-def _made(experiment: Experiment, workers: int | None, scheduler: str | None) -> Report:
-    dataset, spec, job = asked(experiment)
+def _made(experiment: Experiment, what: Asked, workers: int | None, scheduler: str | None) -> Report:
+    dataset, spec, job = what
     path = experiment.cache.path
     job = standing(path, job)
     missing = missing_shards(path, job)
@@ -98,7 +100,7 @@ def _made(experiment: Experiment, workers: int | None, scheduler: str | None) ->
     )
 
 
-def asked(experiment: Experiment) -> tuple[Dataset, LabelSpec, Job]:
+def asked(experiment: Experiment) -> Asked:
     """The dataset of an experiment in its views, the labels it wants of it, and the job of its cache."""
     dataset = open_views(experiment)
     if skipped := skipped_of(dataset):
@@ -126,7 +128,7 @@ def _run(writer: CacheWriter, plan: list[Shard], hands: Hands) -> None:
 def teacher_of(experiment: Experiment, dataset: Dataset) -> Teacher:
     """The teacher of an experiment, loaded."""
     teacher = load_teacher(experiment.teacher, experiment.views, dataset.input_shape, dataset.classes or 0)
-    refuse_other_tokenizer(teacher.network, viewed(dataset).tokenizer)
+    refuse_other_tokenizer(teacher.network, viewed(dataset).tokenizer_sha256)
     return teacher
 
 

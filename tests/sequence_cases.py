@@ -12,7 +12,7 @@ WORDS, LENGTH = 11, 6
 class Packed:
     """Sequences `[3, L]` of random tokens in random documents; some targets are hidden, the end is padding."""
 
-    classes, class_names, labels, tokenizer = WORDS, None, None, None
+    classes, class_names, labels, tokenizer_sha256 = WORDS, None, None, None
     input_shape, input_dtype, positions = (3, LENGTH), np.dtype(np.int32), LENGTH
 
     def __init__(self, rows: int = 9, seed: int = 0) -> None:
@@ -33,7 +33,7 @@ class Packed:
         return len(self.ids)
 
     @property
-    def targets(self) -> int:
+    def target_count(self) -> int:
         """How many there are."""
         return int((self.array[:, 2] != NONE).sum())
 

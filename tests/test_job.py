@@ -334,3 +334,17 @@ def test_how_pictures_are_decoded_stands_beside_a_declared_version() -> None:
     assert contents[0] == "version 1"
     assert len(set(contents)) == len(contents)
     assert contents[2] == "version 1 interpolation bicubic"
+
+
+def test_the_config_of_a_transformers_teacher_is_in_the_job_and_stage_two_does_without_it(
+    table: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Law: another config.json is another teacher; who only trains need not have it."""
+    (tmp_path / "config.json").write_text("{}")
+    table["teacher"]["model"] = f"transformers:{tmp_path}"
+    one = job(table)
+    (tmp_path / "config.json").write_text('{"rope_theta": 3}')
+    changed = {difference.field for difference in one.differences(job(table))}
+    assert changed == {"teacher.config_sha256"}
+    (tmp_path / "config.json").unlink()
+    check_made_for(one, Experiment.model_validate(table), samples())

@@ -151,7 +151,7 @@ def test_the_teacher_asked_again_says_what_is_stored(spec: LabelSpec, tmp_path: 
     reader = Reader(dataset, cached(tmp_path / "cache", dataset, spec, asked))
     answers = ask_again(reader, asked, 100, 0)
     assert (answers.rows, answers.strangers) == (9, ())
-    assert 0 < answers.known <= dataset.targets
+    assert 0 < answers.known <= dataset.target_count
     assert answers.agreeing == answers.known or spec.dtype == "int8"  # which may not tell two near the top apart
     others = ask_again(reader, teacher(Speaker(seed=1)), 100, 0).strangers
     assert len(set(others)) == len(others) > 4
@@ -185,7 +185,7 @@ def test_a_loss_is_a_mean_over_targets() -> None:
     for name, weight in again.named_parameters():
         moved = before[name] - student.state_dict()[name]
         torch.testing.assert_close(moved, 0.1 * weight.grad, atol=1e-6, rtol=0)
-    assert wanted.size == dataset.targets
+    assert wanted.size == dataset.target_count
 
 
 def test_a_batch_without_a_target_teaches_nothing() -> None:
@@ -202,7 +202,7 @@ def test_a_batch_without_a_target_teaches_nothing() -> None:
         way.settle()
         losses.append((way.total / way.rows, way.rows, student.words.detach().clone()))
     assert losses[0][:2] == losses[1][:2]
-    assert losses[0][1] == dataset.targets
+    assert losses[0][1] == dataset.target_count
     assert torch.equal(losses[0][2], losses[1][2])
 
 
@@ -235,7 +235,7 @@ def test_a_network_that_answers_once_a_sample_is_refused() -> None:
 def test_another_tokenizer_is_refused() -> None:
     """Law: by teachers and students alike, where both are known."""
     dataset, network = Packed(), Speaker()
-    dataset.tokenizer, network.tokenizer_sha256 = "a" * 64, "b" * 64
+    dataset.tokenizer_sha256, network.tokenizer_sha256 = "a" * 64, "b" * 64
     for use in (lambda: Labeller(dataset, teacher(network), SPECS[0]), lambda: try_out(learner(network), dataset)):
         with pytest.raises(
             MismatchError, match=r"has the tokenizer bbbbbbbbbbbb, .* made with aaaaaaaaaaaa: the same ids"

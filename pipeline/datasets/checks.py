@@ -10,6 +10,7 @@ from pipeline.errors import DatasetError, SoftLabelsError
 
 UNLABELLED = -1
 BLOCK_ROWS = 2**20
+SEQUENCE_ROWS = 3  # see `pipeline.sequences`, which loads torch
 DUPLICATES_SHOWN = 3
 FEWEST_CLASSES, MOST_CLASSES = 2, 2**31 - 1  # one is nothing to tell apart; a label is stored in 32 bits
 
@@ -45,10 +46,10 @@ class CheckedDataset:
         return found
 
     @property
-    def tokenizer(self) -> str | None:
+    def tokenizer_sha256(self) -> str | None:
         """The digest of what made tokens of texts, where that is known."""
-        tokenizer: str | None = getattr(self.source, "tokenizer", None)
-        return tokenizer
+        digest: str | None = getattr(self.source, "tokenizer_sha256", None)
+        return digest
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -103,6 +104,12 @@ def checked(source: Dataset, name: str, classes: int | None, class_names: tuple[
     if labels is not None:
         _check_labels(name, ids, labels, classes)
     check_inputs((len(ids), *source.input_shape), source.input_dtype, name)
+    positions = getattr(source, "positions", None)
+    if positions is not None and tuple(source.input_shape) != (SEQUENCE_ROWS, positions):
+        raise DatasetError(
+            f"{name}: found positions = {positions!r} and samples of shape {list(source.input_shape)}, expected "
+            f"[{SEQUENCE_ROWS}, positions]: tokens, their places and their targets. Mend its samples or its positions."
+        )
     if not source.input_dtype.isnative or source.input_dtype.itemsize > 8:  # noqa: PLR2004 - float64
         raise DatasetError(
             f"{name}: found inputs of dtype {source.input_dtype!r}, which no tensor can hold; expected numbers of at "

@@ -72,8 +72,9 @@ class MapDataset:
         first = self._array(0)
         self.input_shape: tuple[int, ...] = first.shape
         self.input_dtype: np.dtype[np.generic] = first.dtype
-        self.positions: int | None = getattr(items, "positions", None)
-        self.tokenizer: str | None = getattr(items, "tokenizer", None)
+        positions = getattr(items, "positions", None)  # by that name others may have what they like
+        self.positions = positions if isinstance(positions, int) else None
+        self.tokenizer_sha256: str | None = getattr(items, "tokenizer_sha256", None)
         self.labels = None if self.positions is not None else self._labels()
         self.classes, self.class_names = self._named_classes()
 

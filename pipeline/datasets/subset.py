@@ -53,9 +53,9 @@ class Subset:
         return self.source.positions
 
     @property
-    def tokenizer(self) -> str | None:
+    def tokenizer_sha256(self) -> str | None:
         """The digest of what made tokens of texts, where that is known."""
-        return self.source.tokenizer
+        return self.source.tokenizer_sha256
 
     def __len__(self) -> int:
         return len(self.kept)

@@ -28,7 +28,7 @@ class TokensDataset:
         self.class_names = None if self._packed else texts.class_names
         self.classes: int | None = texts.vocabulary if self._packed else None
         self.positions: int | None = length if self._packed else None
-        self.tokenizer = texts.tokenizer
+        self.tokenizer_sha256 = texts.tokenizer
         self.input_shape: tuple[int, ...] = (3 if self._packed else 2, length)
         self.input_dtype: np.dtype[np.generic] = np.dtype(np.int32)
         self._targets: int | None = None if self._packed else 0

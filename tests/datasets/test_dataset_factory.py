@@ -239,3 +239,19 @@ def test_a_reference_that_leads_nowhere_is_a_dataset_error(reference: str, messa
     """The dataset cannot be read: that is what the exit code says."""
     with pytest.raises(DatasetError, match=message):
         open_dataset(reference, {})
+
+
+def test_sequences_say_how_many_positions_they_have() -> None:
+    """Law: an integer is that number, of samples [3, positions] with their labels within; else it is the user's."""
+    sequences = [np.stack([np.arange(5), np.arange(5), np.arange(1, 6)]) for _ in range(3)]
+    MADE["whole"] = Listed(sequences, positions=5, tokenizer_sha256="a" * 64, targets=[1, 1, 0])
+    dataset = open_dataset(f"{__name__}:make", {"name": "whole"}, classes=6)
+    assert (dataset.positions, dataset.tokenizer_sha256, dataset.labels) == (5, "a" * 64, None)
+    MADE["other"] = Listed(sequences, positions=[1, 2, 3], tokenizer=object(), targets=[1, 1, 0])
+    dataset = open_dataset(f"{__name__}:make", {"name": "other"}, classes=6)
+    assert (dataset.positions, dataset.tokenizer_sha256, dataset.labels.tolist()) == (None, None, [1, 1, 0])
+    MADE["odd"] = Listed(sequences, positions=4)
+    with pytest.raises(
+        DatasetError, match=r"found positions = 4 and samples of shape \[3, 5\], expected \[3, positions\]"
+    ):
+        open_dataset(f"{__name__}:make", {"name": "odd"}, classes=6)

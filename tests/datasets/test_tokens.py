@@ -138,7 +138,7 @@ def test_windows_say_what_they_are(tmp_path: Path) -> None:
     """Law: the vocabulary is the classes; there are no labels, also where documents have some."""
     dataset = opened(folder_of(tmp_path / "x", DOCUMENTS, labels=[0, 1, 0, 1, -1], class_names=["a", "b"]))
     assert (dataset.classes, dataset.class_names, dataset.labels) == (VOCABULARY, None, None)
-    assert (dataset.positions, dataset.tokenizer, dataset.input_shape) == (4, DIGEST, (3, 4))
+    assert (dataset.positions, dataset.tokenizer_sha256, dataset.input_shape) == (4, DIGEST, (3, 4))
     assert dataset.ids.tolist() == [0, 1, 2, 3]
 
 
@@ -147,7 +147,7 @@ def test_without_an_end_the_whole_is_one_document(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([3, 9, 1, 4, 5]))
     dataset = opened(tmp_path / "x.npy", 3, vocabulary=10)
     assert whole(dataset).tolist() == [[[3, 9, 1], [0, 1, 2], [9, 1, -1]], [[4, 5, 0], [0, 1, -1], [5, -1, -1]]]
-    assert (dataset.target_count, dataset.tokenizer) == (3, None)
+    assert (dataset.target_count, dataset.tokenizer_sha256) == (3, None)
 
 
 # Documents.
@@ -174,7 +174,7 @@ def test_documents_have_labels(tmp_path: Path) -> None:
     assert (dataset.labels.tolist(), dataset.classes, dataset.class_names) == ([0, 1, 0, 1, -1], 3, ("a", "b", "c"))
     assert (dataset.positions, dataset.target_count, dataset.input_shape) == (None, 0, (2, 4))
     assert len(leave_out(dataset, [1])) == 3
-    assert leave_out(dataset, [1]).tokenizer == DIGEST
+    assert leave_out(dataset, [1]).tokenizer_sha256 == DIGEST
     assert opened(folder_of(tmp_path / "x", DOCUMENTS), layout="documents").labels is None
 
 

@@ -160,6 +160,8 @@ def test_workers_are_told_of_every_member(fitted: Path) -> None:
     [
         (("batch_size = 8", 'batch_size = 8\nmodel = "mlp"'), "members have model of their own: write it in each"),
         (("batch_size = 8", "batch_size = 8\nfit = { epochs = 1 }"), "members have fit of their own"),
+        (("batch_size = 8", 'batch_size = 8\ncheckpoint = "mine"'), "members have checkpoint of their own"),
+        (('checkpoint = "one.safetensors"\n', ""), "the key teacher.members.0.checkpoint is missing; it is needed."),
         (("weight = 3.0", "weight = 0.0"), "teacher.members.1.weight: found 0.0 (float), expected greater than 0."),
         (("weight = 3.0", "wieght = 3.0"), "unknown key teacher.members.1.wieght: did you mean weight?"),
         (('"probabilities"', '"votes"'), "teacher.mixture: found 'votes' (str), expected 'probabilities' or 'logits'."),
@@ -171,6 +173,31 @@ def test_members_that_do_not_fit_are_refused(change: tuple[str, str], said: str,
     text = (fitted / "e.toml").read_text()
     (fitted / "e.toml").write_text(text.replace(*change))
     run("generate").refuses(2, said)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ('teacher.members=["a", "b"]', "members have fit, options, checkpoint, model of their own: write it in each"),
+        ("teacher.members=3", "teacher.members: found 3 (int), expected a list."),
+        ("teacher.mixture=logits", "mixture and weight are of several members, and this is one: leave them out"),
+        ("teacher.weight=2.0", "mixture and weight are of several members"),
+        (
+            "students.distilled.mixture=vote",
+            'mixture = "vote" is of several teachers: name the caches of others in also',
+        ),
+    ],
+)
+@pytest.mark.usefixtures("fitted")
+def test_what_is_said_of_several_and_is_of_one_is_refused(setting: str, said: str) -> None:
+    """Law: nothing that is written is passed over."""
+    run("generate", setting).refuses(2, said)
+
+
+def test_members_that_are_no_tables_are_refused(fitted: Path) -> None:
+    """Law: with the first that is none."""
+    several(fitted)
+    run("generate", 'teacher.members=["a", "b"]').refuses(2, "teacher.members.0: found 'a' (str), expected a table.")
 
 
 def test_one_member_is_no_mixture(fitted: Path) -> None:
