@@ -18,12 +18,13 @@ from torch.utils.data import DataLoader
 
 from pipeline.config import load
 from pipeline.devices import pick_device
+from pipeline.evaluation import evaluate
 from pipeline.losses import kd
 from pipeline.models import build
 from pipeline.reader import Batch, Reader, collate
 from pipeline.sources import open_source, open_test
 from pipeline.store.mapped import LabelCache
-from pipeline.training import OPTIMIZERS, evaluate
+from pipeline.training import OPTIMIZERS
 from pipeline.views import network_input
 
 

@@ -21,13 +21,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from pipeline.config import load
+from pipeline.evaluation import evaluate
 from pipeline.losses import kd
 from pipeline.models import build
 from pipeline.order import EpochSampler
 from pipeline.reader import Batch, Reader, collate
 from pipeline.sources import open_source, open_test
 from pipeline.store.mapped import LabelCache
-from pipeline.training import evaluate, predictor, start
+from pipeline.training import predictor, start
 
 SAVE_STEPS = 20
 

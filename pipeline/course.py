@@ -19,6 +19,7 @@ import torch
 from pipeline.ahead import ahead
 from pipeline.datasets import Dataset
 from pipeline.errors import DatasetError, MismatchError, SoftLabelsError
+from pipeline.evaluation import evaluate
 from pipeline.order import ONE_VIEW, EpochSampler, ViewOrder, Windows
 from pipeline.prefetch import prefetching
 from pipeline.ranks import ALONE, Ranks
@@ -26,7 +27,7 @@ from pipeline.reader import UNLABELLED, Batch, Reader, Rows
 from pipeline.runs import CHECKPOINT, Metrics, Run, begin, finish, finished, save_progress, saved_state
 from pipeline.seeds import seed_of
 from pipeline.store.mapped import LabelCache
-from pipeline.training import Epoch, Learner, Loss, evaluate, predictor, start, try_out
+from pipeline.training import Epoch, Learner, Loss, predictor, start, try_out
 from pipeline.views import viewed
 
 SAVE_SECONDS = 300.0  # the most that a kill costs, where an epoch takes longer

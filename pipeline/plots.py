@@ -9,21 +9,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = 10  # of matplotlib's lines, before they come again
+TESTED = {"test_accuracy": "test accuracy", "test_agreement": "agreement with the teacher"}
 Points = Sequence[tuple[float, float]]
 
 
 def curve(history: Sequence[Mapping[str, Any]]) -> bytes:
-    """Loss and test accuracy of a run by epoch."""
+    """Loss of a run by epoch, and test accuracy or, where the truth is not known, agreement with the teacher."""
     figure = _figure(6, 4)
     epochs = [line["epoch"] for line in history]
     axes = figure.subplots()
     axes.plot(epochs, [line["loss"] for line in history], color="tab:blue", marker=".")
     axes.set(xlabel="epoch", ylabel="training loss")
     axes.yaxis.label.set_color("tab:blue")
-    if "test_accuracy" in history[0]:
+    if key := next((each for each in TESTED if each in history[0]), None):
         right = axes.twinx()
-        right.plot(epochs, [100 * line["test_accuracy"] for line in history], color="tab:orange", marker=".")
-        right.set_ylabel("test accuracy (%)", color="tab:orange")
+        right.plot(epochs, [100 * line[key] for line in history], color="tab:orange", marker=".")
+        right.set_ylabel(f"{TESTED[key]} (%)", color="tab:orange")
     return _png(figure)
 
 

@@ -47,7 +47,7 @@ def listed(names: tuple[str, ...]) -> str:
 
 def figures(teacher: Teacher, test: Dataset | None) -> dict[str, JsonValue]:
     """Figures that the table of `train` shows beside the students, since stage two cannot ask the teacher."""
-    from pipeline.training import evaluate  # noqa: PLC0415 - two seconds, which one worker of many has to spend
+    from pipeline.evaluation import evaluate  # noqa: PLC0415 - two seconds, which one worker of many has to spend
 
     reached, known = None, [fit_seconds(each.checkpoint) for each in teacher.settings.asked]
     # A test set that cannot be read, or be answered, must not keep labels from being sealed.

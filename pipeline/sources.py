@@ -56,7 +56,8 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
     """The held-out samples, in the classes of the training set; None if the experiment has none.
 
     Raises:
-        DatasetError: its inputs have another shape than those of the training set, or none of its labels is known.
+        DatasetError: its inputs have another shape than those of the training set, or none of its labels is known and
+            those of the teacher are not asked for either.
 
     """
     if experiment.test is None:
@@ -79,9 +80,10 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
             f"[test] has inputs of shape {list(test.input_shape)}, and [dataset] of {list(dataset.input_shape)}: a "
             "network takes one shape. Point both at parts of one dataset, and have transforms keep its shape."
         )
-    if viewed(test).positions is None and (test.labels is None or not (test.labels >= 0).any()):
+    if experiment.cache.test is None and other.positions is None and (test.labels is None or (test.labels < 0).all()):
         raise DatasetError(
-            "[test] has no true labels, so nothing can be measured on it. Give it labels, or leave [test] out."
+            "[test] has no true labels, so nothing can be measured on it. Give it labels, or have the teacher's: "
+            "cache.test is where they go, and students are held against them. Or leave [test] out."
         )
     return test
 

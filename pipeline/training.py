@@ -1,4 +1,4 @@
-"""A plain training loop: one step, one epoch, one evaluation. Teachers and students learn through the same one.
+"""A plain training loop: one step, one epoch. Teachers and students learn through the same one.
 
 Samples with positions, as sequences of tokens, teach by each of their targets: a loss is a mean over targets.
 
@@ -8,35 +8,28 @@ classes.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from pipeline.agreement import accepted, accepts, best
-from pipeline.ahead import ahead
 from pipeline.config import Training, ViewSettings
 from pipeline.datasets import Dataset
 from pipeline.devices import autocast, pick_device, place
-from pipeline.errors import DatasetError, TrainingError
+from pipeline.errors import TrainingError
 from pipeline.generators import GENERATORS
-from pipeline.labels import Heard, MixedLabels, SampledLabels, SoftLabels
-from pipeline.losses import cross_entropy
+from pipeline.labels import Heard
 from pipeline.objective import Objective
 from pipeline.ranks import ALONE, Ranks
-from pipeline.reader import Batch, Reader
+from pipeline.reader import Batch
 from pipeline.seeds import seed_of
 from pipeline.sequences import refuse_other_tokenizer
-from pipeline.store.mapped import LabelCache
 from pipeline.views import network_input, viewed
 
 Loss = Callable[[torch.Tensor, torch.Tensor, Heard | None], torch.Tensor]
 """From student logits [N, C], true labels [N] (-1 unknown) and soft labels to a loss a row, [N]."""
-
-MOST_NATS = 700  # beyond which exp(x) is no float
 
 OPTIMIZERS: dict[str, Callable[[Iterable[torch.nn.Parameter], Training], torch.optim.Optimizer]] = {
     "adamw": lambda weights, s: torch.optim.AdamW(weights, lr=s.learning_rate, weight_decay=s.weight_decay),
@@ -259,114 +252,3 @@ def try_out(learner: Learner, dataset: Dataset) -> None:
             f"{found}. Expected: logits of shape {list(expected)}, one for each class of the dataset. Mend the "
             "model or its options."
         )
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How a network does on the labelled samples of a dataset, or on the targets of its sequences."""
-
-    accuracy: float  # the share whose largest logit is the true class's
-    ece: float  # expected calibration error, of 15 bins: Guo et al. (2017), arXiv 1706.04599, equation 3
-    cross_entropy: float  # in nats; of a language model, the log of its perplexity
-    agreement: float | None = None  # the share whose likeliest class is the teacher's, where its labels tell that
-    accepted: float | None = None  # of a draft's tokens by the teacher: see `pipeline.agreement.accepted`
-
-    @property
-    def perplexity(self) -> float:
-        """The number of equally likely classes that would surprise as much; infinite beyond what a float holds."""
-        return math.exp(self.cross_entropy) if self.cross_entropy < MOST_NATS else math.inf
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """All that are known, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@torch.no_grad()
-def evaluate(
-    predict: Callable[[NDArray[np.generic]], torch.Tensor],
-    dataset: Dataset,
-    batch_size: int,
-    cache: LabelCache | None = None,
-) -> Evaluation:
-    """How the answers to a dataset's labelled samples, or to all targets, stand to the truth, and to a teacher.
-
-    Args:
-        predict: from inputs to logits.
-        dataset: of the samples.
-        batch_size: how many are asked about at once.
-        cache: the teacher's labels of them; left out, nothing is said of it.
-
-    Raises:
-        DatasetError: the dataset has no true label.
-        MismatchError: the cache is of other samples.
-
-    """
-    reader, labelled = Reader(dataset, cache), labelled_rows(dataset)
-    beside = _Beside()
-    # One rank tests, alone: it must not wait for the others to add what they have counted.
-    right = MulticlassAccuracy(dataset.classes or 0, average="micro", sync_on_compute=False)
-    calibration = MulticlassCalibrationError(dataset.classes or 0, validate_args=False, sync_on_compute=False)
-    surprise, count = 0.0, 0
-    cut = (labelled[start : start + batch_size] for start in range(0, labelled.size, batch_size))
-    for batch in ahead(cut, reader.__getitems__, 1):
-        if not batch.taught:
-            continue
-        logits_RC, labels_R = batch.answers(predict(batch.inputs_NX.numpy()).cpu()).float(), batch.labels_N
-        right.update(logits_RC, labels_R)
-        calibration.update(logits_RC.softmax(dim=1), labels_R)
-        surprise += cross_entropy(logits_RC, labels_R).sum(dtype=torch.float64).item()
-        count += batch.taught
-        if batch.soft and not isinstance(batch.soft, MixedLabels):
-            beside.update(logits_RC, batch.soft)
-    if not count:
-        raise DatasetError("[test] has no targets, so nothing can be measured on it. Give it some, or leave it out.")
-    reached = Evaluation(float(right.compute()), float(calibration.compute()), surprise / count)
-    return replace(reached, agreement=beside.agreement, accepted=beside.accepted)
-
-
-@dataclass
-class _Beside:
-    """What is counted of a student beside its teacher."""
-
-    same: int = 0
-    known: int = 0
-    overlap: float = 0.0
-    overlaps: bool = True  # whether it can be told
-    rows: int = 0
-
-    def update(self, logits_RC: torch.Tensor, soft: SoftLabels) -> None:
-        """Count a batch."""
-        best_R = best(soft)
-        self.known += int((best_R >= 0).sum())
-        self.same += int((best_R == logits_RC.argmax(dim=1)).sum())
-        self.rows += len(logits_RC)
-        if not isinstance(soft, SampledLabels) and accepts(soft):
-            self.overlap += accepted(logits_RC, soft).sum(dtype=torch.float64).item()
-        else:
-            self.overlaps = False
-
-    @property
-    def agreement(self) -> float | None:
-        """Where every row tells its likeliest class: those that do are the sharp ones, where agreeing is easy."""
-        return self.same / self.rows if self.rows and self.known == self.rows else None
-
-    @property
-    def accepted(self) -> float | None:
-        return self.overlap / self.rows if self.rows and self.overlaps else None
-
-
-def labelled_rows(dataset: Dataset) -> NDArray[np.int64]:
-    """The samples that have a true label, or targets.
-
-    Raises:
-        DatasetError: none has.
-
-    """
-    if viewed(dataset).positions is not None:
-        return np.arange(len(dataset))
-    if dataset.labels is None or dataset.classes is None or not (dataset.labels >= 0).any():
-        raise DatasetError(
-            "[test] has no true labels, so accuracy cannot be measured on it. Give it labels or leave it out."
-        )
-    return np.flatnonzero(dataset.labels >= 0)

@@ -5,6 +5,7 @@ import torch
 from pipeline.config import Experiment, Training, dump
 from pipeline.course import Lesson, Watch, rehearse, teach
 from pipeline.errors import ConfigError, TeacherError
+from pipeline.evaluation import measurable
 from pipeline.job import content_of, seen
 from pipeline.labels import Heard
 from pipeline.losses import cross_entropy
@@ -95,7 +96,7 @@ def _lesson(experiment: Experiment, dataset: Viewed) -> Lesson:
         return cross_entropy(logits_NC, labels_N)
 
     views = ViewOrder(None if dataset.changes else 1)
-    return Lesson(network, loss, soft=False, test=open_test(experiment, dataset), views=views)
+    return Lesson(network, loss, soft=False, test=measurable(open_test(experiment, dataset)), views=views)
 
 
 def _fit(experiment: Experiment, run: Run, lesson: Lesson, dataset: Viewed, ranks: Ranks, *, restart: bool) -> Metrics:

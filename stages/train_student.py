@@ -68,7 +68,7 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
     if cache is not None:
         check_made_for(cache.job, experiment, dataset)
     test = open_test(experiment, dataset)
-    answers, known = open_test_cache(experiment, test) if needed else None, contents(experiment, dataset, test)
+    answers, known = open_test_cache(experiment, test), contents(experiment, dataset, test)
     with joined() as ranks:
         school = School(experiment, dataset, test, answers, known, Reader(dataset, cache), runs, ranks)
         results = _train_all(school, {name: experiment.students[name] for name in chosen}, restart=restart)

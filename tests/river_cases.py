@@ -64,7 +64,8 @@ def write_cache(path: Path, dataset: ArrayDataset, spec: LabelSpec = DENSE, job:
 
     def block(shard: Shard) -> dict[str, np.ndarray]:
         rows = np.arange(shard.start, shard.stop)
-        ids, labels = dataset.ids[rows], dataset.labels[rows]
+        ids = dataset.ids[rows]
+        labels = np.full(rows.size, -1) if dataset.labels is None else dataset.labels[rows]
         record = encodings.encode(spec, told(ids, spec.classes), torch.from_numpy(labels), ids)
         return {name: tensor.numpy() for name, tensor in record.items()} | {
             "sample_id": ids,

@@ -15,6 +15,7 @@ from pipeline import encodings
 from pipeline.audit import ask_again
 from pipeline.config import TeacherSettings, Training, ViewSettings
 from pipeline.errors import DatasetError, MismatchError, TeacherError, TrainingError
+from pipeline.evaluation import evaluate
 from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
 from pipeline.losses import cross_entropy
@@ -23,7 +24,7 @@ from pipeline.sequences import NONE, attention_mask, documents, shown, targets
 from pipeline.store.mapped import LabelCache
 from pipeline.store.writer import CacheWriter
 from pipeline.teachers import Teacher
-from pipeline.training import Epoch, Learner, evaluate, predictor, run_epoch, start, try_out
+from pipeline.training import Epoch, Learner, predictor, run_epoch, start, try_out
 
 TOKENS = ViewSettings(input="tokens")
 GRID = (1.0, 2.0)

@@ -1,4 +1,4 @@
-"""One step, one epoch, one evaluation: the laws that a plain training loop has to keep."""
+"""One step, one epoch: the laws that a plain training loop has to keep."""
 
 import itertools
 import math
@@ -13,8 +13,7 @@ from river_cases import CLASSES, STEADY, samples, told
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
 from pipeline.config import Training, ViewSettings
-from pipeline.datasets.arrays import ArrayDataset
-from pipeline.errors import DatasetError, TrainingError
+from pipeline.errors import TrainingError
 from pipeline.labels import DenseLabels, SoftLabels
 from pipeline.losses import kd
 from pipeline.models import build
@@ -22,7 +21,6 @@ from pipeline.order import EpochSampler
 from pipeline.reader import Batch, Reader
 from pipeline.training import (
     Learner,
-    evaluate,
     predictor,
     rate_factor,
     run_epoch,
@@ -249,34 +247,3 @@ def test_soft_labels_reach_the_loss_as_they_are() -> None:
     expected = kd(logits, soft, batch.labels_N, 4.0, 0.9).mean().item()
     found = step(student, batch, lambda z, y, s: kd(z, s, y, 4.0, 0.9))
     assert found.item() == pytest.approx(expected, rel=1e-6)
-
-
-@STEADY
-@given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 99))
-def test_accuracy_is_the_share_of_labelled_samples_that_are_right(rows: int, size: int, seed: int) -> None:
-    """Law: as counted by NumPy, for every batch size; samples without a label do not count."""
-    random = np.random.default_rng(seed)
-    labels = random.integers(-1, CLASSES, rows)
-    labels[0] = 0
-    answers = random.normal(size=(rows, CLASSES)).astype(np.float32)
-    dataset = ArrayDataset(np.arange(rows), np.arange(rows), labels, CLASSES)
-    found = evaluate(lambda inputs: torch.from_numpy(answers[inputs]), dataset, size).accuracy
-    labelled = labels >= 0
-    assert found == pytest.approx((answers.argmax(1) == labels)[labelled].mean(), abs=1e-6)
-
-
-@pytest.mark.parametrize("labels", [None, np.full(4, -1)])
-def test_accuracy_on_a_test_set_without_labels_is_refused(labels: np.ndarray | None) -> None:
-    """Rather than called zero."""
-    dataset = ArrayDataset(np.zeros((4, 2)), np.arange(4), labels, CLASSES)
-    with pytest.raises(DatasetError, match=r"\[test\] has no true labels, so accuracy cannot be measured"):
-        evaluate(lambda inputs: torch.zeros(len(inputs), CLASSES), dataset, 2)
-
-
-def test_calibration_compares_confidence_with_accuracy() -> None:
-    """Four samples at a confidence of 3/4: of which three are right, the error is 0; of which none is, 3/4."""
-    logits = torch.tensor([[0.75, 0.25]]).log().repeat(4, 1)
-    for labels, error in (([0, 0, 0, 1], 0.0), ([1, 1, 1, 1], 0.75)):
-        dataset = ArrayDataset(np.zeros((4, 1), np.float32), np.arange(4), np.array(labels), 2)
-        found = evaluate(lambda inputs: logits[: len(inputs)], dataset, 4)
-        assert found.ece == pytest.approx(error, abs=1e-6)

@@ -308,7 +308,7 @@ def test_a_teacher_that_is_certain_and_right_leaves_nothing_open(name: str, tmp_
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_calibration_error_of_a_cache_is_the_one_of_torchmetrics(seed: int, tmp_path: Path) -> None:
-    """Law: over the labelled rows, to 1e-6, as that of `pipeline.training.evaluate`."""
+    """Law: over the labelled rows, to 1e-6, as that of `pipeline.evaluation.evaluate`."""
     logits_NC = logits(300, seed=seed)
     labels = generator("labels", seed).integers(-1, CLASSES, 300)
     found = statistics(write(tmp_path / "cache", DENSE, logits_NC[None], labels))

@@ -210,6 +210,7 @@ def test_labels_made_by_workers_are_those_made_here(language: Path, tmp_path: Pa
         ),
         (("train", "e.toml", "--restart", "--set", "students.alone.model=resnet"), 2, "takes images"),
         (("train", "e.toml", "--set", 'cache.test="none"'), 4, "holds no label cache"),
+        (("train", "e.toml", "--student", "alone", "--set", 'cache.test="none"'), 4, "holds no label cache"),
     ],
 )
 def test_what_does_not_fit_a_language_model_is_refused(words: tuple[str, ...], code: int, said: str) -> None:

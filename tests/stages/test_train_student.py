@@ -152,6 +152,25 @@ def test_an_unlabelled_dataset_teaches_by_soft_labels_only(fitted: Path) -> None
     run("train", flags=("--student", "alone")).refuses(1, "nothing to learn from", "no true labels")
 
 
+def test_without_any_label_students_are_held_against_the_teacher(fitted: Path) -> None:
+    """Law: soft and weak students learn and are tested by the teacher alone; accuracy is not told of, agreement is."""
+    unlabel(fitted)
+    text = (fitted / "e.toml").read_text().replace('labels = "test-labels"\n', "")
+    (fitted / "e.toml").write_text(text)
+    run("generate").refuses(1, "[test] has no true labels", "have the teacher's: cache.test is where they go")
+    (fitted / "e.toml").write_text(
+        text.replace("[cache]\n", '[cache]\ntest = "test-cache"\n').replace('"hard"', '"weak"')
+    )
+    must("generate", "students.alone.alpha=1.0")
+    outcome = must("train", "students.alone.alpha=1.0", flags=("--json",))
+    for name in ("alone", "distilled"):
+        (metrics,) = outcome.facts["students"][name]
+        assert (metrics["true_labels"], metrics["soft_labels"], metrics["test_accuracy"]) == (0, ROWS, None)
+        assert 0 <= metrics["test_agreement"] <= 1
+    assert "agreement" in must("train", "students.alone.alpha=1.0").out
+    assert (fitted / "runs/e/alone/seed-0/curve.png").stat().st_size > 1000
+
+
 def test_one_cache_serves_every_temperature_of_its_grid_and_no_other(fitted: Path) -> None:
     """Law: a temperature off the grid is exit code 2 that lists the grid; each one on it trains; nothing is written."""
     grid = (*TOPK, "labels.temperatures=[1, 2.5]")
