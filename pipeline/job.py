@@ -96,6 +96,12 @@ def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:
         raise ConfigError(f"[cache] asks for what cannot be: {found}.") from None
 
 
+def as_cut(job: Job, there: Job, experiment: Experiment) -> Job:
+    """The job with shards and chunks as a cache has them, where the experiment leaves that open."""
+    free = [name for name in ("shard_rows", "chunk_rows") if getattr(experiment.cache, name) is None]
+    return job.model_copy(update={name: getattr(there, name) for name in free})
+
+
 def check_made_for(job: Job, experiment: Experiment, dataset: Dataset) -> None:
     """Refuse a cache that another experiment asked for, as far as can be told without the teacher.
 
@@ -108,8 +114,37 @@ def check_made_for(job: Job, experiment: Experiment, dataset: Dataset) -> None:
         "views": _views_section(experiment.views),
         "teacher": {**job.teacher, **_teacher_section(experiment)},
         "labels": _labels_section(spec_of(experiment.labels, dataset)),
+        "rows": len(dataset),
     }
     refuse_other_job(experiment.cache.path, job, job.model_copy(update=asked))
+
+
+def check_begins_with(job: Job, experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse to add samples to a cache unless those it holds are the first of the dataset.
+
+    Their ids are held against the job; and their inputs and labels, which are read for it, unless a version stands for
+    them.
+
+    Raises:
+        MismatchError: the first samples are others.
+        ConfigError: the views are mixtures.
+
+    """
+    if experiment.views.mix:
+        raise ConfigError(
+            f'views.mix = "{experiment.views.mix}": the partners of views are drawn among all samples, so with more of '
+            "them the old views would be others. Set another cache path to make a new cache."
+        )
+    content = str(job.dataset["content"])
+    if not experiment.dataset.version:
+        content = f"sha256 {content_digest(viewed(dataset).dataset, job.rows)}"
+    first = _dataset_section(content, dataset) | {"ids_sha256": ids_digest(dataset.ids[: job.rows])}
+    if other := job.differences(job.model_copy(update={"dataset": first})):
+        raise MismatchError(
+            f"{experiment.cache.path} holds {job.rows:,} samples, and the first {job.rows:,} of the dataset's "
+            f"{len(dataset):,} are others: {', '.join(item.field for item in other)} differs. A cache grows by samples "
+            "that come after those it holds. Append them, or set another cache path to make a new one."
+        )
 
 
 def check_at_hand(job: Job, experiment: Experiment, dataset: Dataset) -> None:

@@ -109,7 +109,10 @@ class Reader(torch.utils.data.Dataset[Batch]):
                 f"window = {shards}: windows are of shards of a label cache, and this reader has none. Give it the "
                 "cache, or shuffle over all rows."
             )
-        return Windows.cut(shards, self.cache.layout.shard_rows, len(self), self._places)
+        places, layout = self._places, self.cache.layout
+        if len(layout.parts) > 1:
+            places = layout.array_rows_of(np.arange(len(self)) if places is None else places)
+        return Windows.cut(shards, layout.shard_rows, len(self), places)
 
     def views(self, student: Student) -> ViewOrder:
         """Which views a student sees: as many as it says, or all that are cached; without a teacher, ever new ones.

@@ -143,18 +143,18 @@ def generate(
 
 @cli.command()
 @_experiment_options
-@click.option("--views", type=click.IntRange(min=1), required=True, help="How many views it is to have.")
+@click.option("--views", type=click.IntRange(min=1), help="How many views it is to have. Default: as many as it has.")
 @_cluster_options
 def extend(
     config: Path,
     overrides: tuple[str, ...],
-    views: int,
+    views: int | None,
     workers: int | None,
     scheduler: str | None,
     *,
     as_json: bool,
 ) -> None:
-    """Add views to a cache that is whole.
+    """Add views to a cache that is whole, and samples, if the dataset has more by now: after those it had.
 
     Its shards stay as they are and new ones join them, under a new seal and a new cache id; until that is there,
     readers find it as it was. The same command again goes on where one was cut short.

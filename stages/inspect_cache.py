@@ -25,7 +25,7 @@ def inspect(path: Path | str) -> Report:
     """
     state = read_state(path)
     was, seal = read_sealed(path, state.job)
-    facts = _facts(path, state) | {"grows_from": was.view_count if seal and not state.seal else None}
+    facts = _facts(path, state) | {"grows_from": was.extent if seal and not state.seal else None}
     return Report(facts, _text(facts), 0 if state.seal else INCOMPLETE)
 
 
@@ -72,12 +72,9 @@ def _text(facts: dict[str, Any]) -> str:
 
 
 def _unsealed(facts: dict[str, Any]) -> str:
-    if (views := facts["grows_from"]) is None:
+    if (extent := facts["grows_from"]) is None:
         return "NOT SEALED: run `softlabels generate` again"
-    return (
-        f"GROWING from {counted(views, 'view')}, which can be read: run `softlabels extend CONFIG --views "
-        f"{facts['views']}` again"
-    )
+    return f"GROWING from {extent}, which can be read: run `softlabels extend CONFIG --views {facts['views']}` again"
 
 
 def _serves(labels: Mapping[str, JsonValue]) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """Stage one: ask the teacher once, write a label cache."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from time import perf_counter
 
 from pipeline.config import Experiment
 from pipeline.datasets import Dataset
-from pipeline.job import job_of, spec_of
+from pipeline.errors import SoftLabelsError
+from pipeline.job import as_cut, job_of, spec_of
 from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
 from pipeline.provenance import listed, skipped_of
@@ -15,16 +16,16 @@ from pipeline.sources import held_out, open_test, open_views, readers
 from pipeline.store.addresses import place_of
 from pipeline.store.documents import Job
 from pipeline.store.layout import Shard, shard_file_bytes
-from pipeline.store.state import JOB, read_seal, refuse_lost_files
+from pipeline.store.state import JOB, read_job, read_seal, refuse_lost_files
 from pipeline.store.writer import CacheWriter, human, missing_shards, require_space, standing
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.views import viewed
+from pipeline.views import Viewed, viewed
 from stages.bars import bar, note
 from stages.hands import Hands, Here, crew_of
 from stages.report import Report, counted, duration
 from stages.signals import stop_on_signals
 
-Asked = tuple[Dataset, LabelSpec, Job]
+Asked = tuple[Viewed, LabelSpec, Job]
 BLOCK_BYTES = 4096  # what a file takes on disk is a multiple of this, nearly everywhere
 
 
@@ -106,7 +107,10 @@ def asked(experiment: Experiment) -> Asked:
     if skipped := skipped_of(dataset):
         note(f"left out, as they cannot be decoded: {listed(skipped)}")
     spec = spec_of(experiment.labels, dataset)
-    return dataset, spec, job_of(experiment, dataset, spec)
+    job, there = job_of(experiment, dataset, spec), None
+    with suppress(SoftLabelsError):  # whoever writes there says better what is wrong
+        there = read_job(experiment.cache.path)
+    return dataset, spec, as_cut(job, there, experiment) if there and there.stages else job
 
 
 def _here(

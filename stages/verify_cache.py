@@ -38,8 +38,8 @@ def _text(path: Path | str, found: Verified) -> str:
         return "\n".join([f"{checked}; {counted(len(found.problems), 'problem')}:", *named])
     if found.grows_to:
         return (
-            f"{checked}, all as written; but it is growing to {found.grows_to} views. Run `softlabels extend CONFIG "
-            f"--views {found.grows_to}` again to finish that; until then readers find it as it was."
+            f"{checked}, all as written; but it is growing to {found.grows_to}. Run the `softlabels extend` that began "
+            "that again; until it is done readers find the cache as it was."
         )
     if not found.sealed:
         return (

@@ -1,4 +1,4 @@
-"""A dataset without the samples of some classes: a student hears of these only by what the teacher says of others."""
+"""Some samples of a dataset: the first of them, or all but those of some classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.checks import UNLABELLED, CheckedDataset
+from pipeline.datasets.contract import Dataset
 from pipeline.errors import DatasetError
 
 
@@ -14,13 +15,20 @@ from pipeline.errors import DatasetError
 class Subset:
     """The samples at some positions of a dataset, each under its own id; the classes are those of the whole.
 
+    A student of fewer classes hears of the others only by what the teacher says of those there are.
+
     Ids, labels and positions are in memory, 24 bytes a sample; the inputs stay where they are.
     """
 
-    source: CheckedDataset
+    source: "CheckedDataset | Subset"
     kept: NDArray[np.int64]
     ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+
+    @property
+    def name(self) -> str:
+        """What the whole dataset is called in errors."""
+        return self.source.name
 
     @property
     def classes(self) -> int | None:
@@ -49,7 +57,7 @@ class Subset:
 
     @property
     def positions(self) -> int | None:
-        """None: classes are left out of samples that have one answer each."""
+        """How many answers a sample has, where that is more than one."""
         return self.source.positions
 
     @property
@@ -73,6 +81,13 @@ class Subset:
                 f"{self.source.name}: rows {rows.min()}..{rows.max()} asked for, there are 0..{len(self) - 1}"
             )
         return self.source.inputs(self.kept[rows])
+
+
+def head(dataset: Dataset, rows: int) -> Subset:
+    """The first so many samples of a dataset that was opened by its kind."""
+    assert isinstance(dataset, CheckedDataset | Subset)
+    labels = None if dataset.labels is None else dataset.labels[:rows]
+    return Subset(dataset, np.arange(rows), dataset.ids[:rows], labels)
 
 
 def leave_out(dataset: CheckedDataset, without: Sequence[int]) -> Subset:

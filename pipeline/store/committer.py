@@ -188,7 +188,7 @@ class Committer:
                 f"Shard {shard.number} of {self.place} has negative or repeated sample ids; an id is what a row is "
                 "found by. Give every sample an id of its own, from 0 on."
             )
-        digest, place = ids_sha256(ids), shard.number % self.layout.shards_per_view
+        digest, place = ids_sha256(ids), self.layout.place(shard)
         if self._ids.setdefault(place, self._ids_at(place) or digest) != digest:
             raise MismatchError(
                 f"Shard {shard.number} of {self.place} holds other samples in view {shard.view} than rows "
@@ -201,7 +201,7 @@ class Committer:
         """The digest of the samples' ids at a place of a view, if the shard of some view there is done."""
         if self.layout.views == 1:
             return None
-        done = map(self.receipt, range(place, self.layout.shards, self.layout.shards_per_view))
+        done = (self.receipt(self.layout.number(view, place)) for view in range(self.layout.views))
         return next((receipt.ids_sha256 for receipt in done if receipt), None)
 
 

@@ -144,7 +144,7 @@ def _put_seal(here: Place, job: Job, was: Job, seal: Seal) -> None:
     if here.create(SEAL, seal.to_bytes()):
         return
     found_of, found = read_sealed(here, job)
-    if found and found_of.view_count < was.view_count:  # that of an older copy
+    if found and found_of.smaller_than(was):  # that of an older copy
         for name, document in metadata_documents(job).items():
             here.write(f"{GROUP}/{name}", [document])
         here.write(SEAL, [seal.to_bytes()])

@@ -9,6 +9,8 @@ import builtins
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -63,11 +65,22 @@ class Difference:
 
 
 class Stage(Document):
-    """What a cache was before it was extended: how many views it had, the fingerprint of its job, and its cache id."""
+    """What a cache was before it was extended: how many views it had, the fingerprint of its job, and its cache id.
+
+    Where it was of fewer samples, also how many, and what its job said of the dataset.
+    """
 
     views: int = Field(ge=1)
     job: Digest
     cache_id: Digest
+    rows: int | None = Field(ge=1, default=None)
+    dataset: dict[str, JsonValue] | None = None
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what it does not say."""
+        written: dict[str, Any] = handler(self)
+        return {key: value for key, value in written.items() if value is not None}
 
 
 class Job(Document):
@@ -101,10 +114,10 @@ class Job(Document):
 
     @model_validator(mode="after")
     def _grew(self) -> Self:
-        """Its stages are what it was: each has more views than the one before, and the fingerprint of that job."""
-        views = [stage.views for stage in self.stages] + [self.view_count]
-        if sorted(set(views)) != views:
-            raise ValueError(f"stages of {views} views: expected ever more")
+        """Its stages are what it was: each has more than the one before, and the fingerprint of that job."""
+        sizes = [*self._before, (self.view_count, self.rows)]
+        if any(was == now or was[0] > now[0] or was[1] > now[1] for was, now in pairwise(sizes)):
+            raise ValueError(f"stages of {sizes} views and rows: expected ever more")
         for place, stage in enumerate(self.stages):
             if self._stage(place).fingerprint != stage.job:
                 raise ValueError(f"the job of {stage.views} views is not the one that its stages name")
@@ -113,7 +126,7 @@ class Job(Document):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         try:
-            largest = max(shard_file_bytes(spec, self.layout, self.layout.shard(0)) for spec in self.arrays)
+            largest = max(shard_file_bytes(spec, self.layout, self.layout.largest) for spec in self.arrays)
         except ConfigError as error:
             raise ValueError(str(error)) from error
         for what, count, most in (
@@ -136,7 +149,27 @@ class Job(Document):
     @property
     def layout(self) -> Layout:
         """How the rows are cut into shards and chunks."""
-        return Layout(self.rows, self.view_count, self.shard_rows, self.chunk_rows)
+        return _layout(self.rows, self.view_count, self.shard_rows, self.chunk_rows, self._before)
+
+    @property
+    def _before(self) -> tuple[tuple[int, int], ...]:
+        """The views and rows of each stage."""
+        return tuple((stage.views, self._told(place, "rows")) for place, stage in enumerate(self.stages))
+
+    def _told(self, place: int, name: str) -> Any:  # noqa: ANN401 - of a field of this class
+        """What a stage says of rows or dataset: it is silent where that was as in the next one."""
+        later = (value for stage in self.stages[place:] if (value := getattr(stage, name)) is not None)
+        return next(later, getattr(self, name))
+
+    @property
+    def extent(self) -> str:
+        """How much of it there is, to read."""
+        return f"{self.view_count:,} view{'s' if self.view_count > 1 else ''} of {self.rows:,} samples"
+
+    def smaller_than(self, other: "Job") -> bool:
+        """Whether another has more views or more samples, and no fewer of either."""
+        mine, its = (self.view_count, self.rows), (other.view_count, other.rows)
+        return mine != its and mine[0] <= its[0] and mine[1] <= its[1]
 
     @property
     def fingerprint(self) -> str:
@@ -145,15 +178,17 @@ class Job(Document):
 
     def owners(self) -> Callable[[int], str]:
         """From the number of a shard to the fingerprint of the job it was made for: this one's, or that of a stage."""
-        mine, ends = self.fingerprint, [stage.views * self.layout.shards_per_view for stage in self.stages]
+        mine, ends = self.fingerprint, [self._stage(place).layout.shards for place in range(len(self.stages))]
         return lambda number: next(
             (stage.job for stage, end in zip(self.stages, ends, strict=True) if number < end), mine
         )
 
-    def extended(self, views: int, cache_id: str) -> "Job":
-        """The same job of so many views, of which those there are, a cache of this id, stay as they are."""
-        stage = Stage(views=self.view_count, job=self.fingerprint, cache_id=cache_id)
-        return self._changed(views, (*self.stages, stage))
+    def extended(self, other: "Job", cache_id: str) -> "Job":
+        """The same job with the views and samples of another; those there are, a cache of this id, stay as they are."""
+        was: dict[str, Any] = {"rows": self.rows, "dataset": self.dataset} if other.rows > self.rows else {}
+        stage = Stage(views=self.view_count, job=self.fingerprint, cache_id=cache_id, **was)
+        grown = {"view_count": other.view_count, "rows": other.rows, "dataset": other.dataset}
+        return Job.model_validate({**dict(self), **grown, "stages": (*self.stages, stage)})
 
     def at(self, fingerprint: str) -> "Job | None":
         """The job as it was at a stage, or is; None if it never had that fingerprint."""
@@ -161,14 +196,14 @@ class Job(Document):
         return self._stage(places[0]) if places else self if self.fingerprint == fingerprint else None
 
     def _stage(self, place: int) -> "Job":
-        return self._changed(self.stages[place].views, self.stages[:place])
-
-    def _changed(self, views: int, stages: tuple[Stage, ...]) -> "Job":
-        return Job.model_validate({**dict(self), "view_count": views, "stages": stages})
+        """The job as it was at a stage: a copy without checks, for they would check all stages before it, and so on."""
+        was = {name: self._told(place, name) for name in ("rows", "dataset")}
+        return self.model_copy(update={**was, "view_count": self.stages[place].views, "stages": self.stages[:place]})
 
     def bytes_of(self, shards: Iterable[Shard]) -> int:
         """The exact size of these shards' files, all arrays together."""
-        return sum(shard_file_bytes(spec, self.layout, shard) for shard in shards for spec in self.arrays)
+        layout = self.layout
+        return sum(shard_file_bytes(spec, layout, shard) for shard in shards for spec in self.arrays)
 
     def differences(self, other: "Job") -> list[Difference]:
         """Where another job (`now`) asks for something else than this one (`was`).
@@ -287,6 +322,9 @@ class Seal(Signed):
             made=made.model_dump(),
             about=dict(about),
         )
+
+
+_layout = lru_cache(64)(Layout)  # who goes through the shards of a job asks for it at each
 
 
 def proven(job: Job, receipts: Mapping[int, Receipt]) -> dict[str, Chains]:

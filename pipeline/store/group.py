@@ -63,7 +63,7 @@ def _array(spec: ArraySpec, job: Job) -> Json:
     }
     grid = {"chunk_shape": [1, job.shard_rows, *spec.row_shape]}
     return {
-        "shape": [job.view_count, job.rows, *spec.row_shape],
+        "shape": [job.view_count, job.layout.array_rows, *spec.row_shape],
         "data_type": spec.dtype,
         "chunk_grid": {"name": "regular", "configuration": grid},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},

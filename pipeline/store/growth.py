@@ -1,7 +1,7 @@
-"""More views for a cache that is whole, without a change to any shard or receipt of it.
+"""More views or more samples for a cache that is whole, without a change to any shard or receipt of it.
 
-Its job says from then on what it was before and how many views it is to have; a writer finds the new ones missing.
-Until the new seal is there, readers find the cache as it was.
+Its job says from then on what it was before and how much it is to hold; a writer finds the new shards missing. Until
+the new seal is there, readers find the cache as it was.
 """
 
 from pipeline.errors import ConfigError, IncompleteError
@@ -11,18 +11,18 @@ from pipeline.store.places import Place
 from pipeline.store.state import JOB, State, read_job, read_sealed, read_state
 
 
-def extend(where: Where, views: int) -> Job:
-    """Have a sealed cache grow to so many views.
+def extend(where: Where, wanted: Job) -> Job:
+    """Have a sealed cache grow to the views and samples of a job that is its own in all else.
 
-    A growth of which no shard is done may be given another number, or be taken back by the number that there was. Not
-    for two at a time in a store that has no lock: the last one's number counts.
+    A growth of which no shard is done may be given another extent, or be taken back by the one that there was. Not for
+    two at a time in a store that has no lock: the last one's counts.
 
     Returns:
         Its job; that of a cache that is growing to just that already is left as it is.
 
     Raises:
         IncompleteError: it has no seal, or shards of another growth.
-        ConfigError: it has as many views, or more.
+        ConfigError: it has as many views and samples, or more.
         LockedError: a writer is at work on it.
 
     """
@@ -32,32 +32,47 @@ def extend(where: Where, views: int) -> Job:
     lock, whole = place.lock(), False
     try:
         state = read_state(place)
-        job = _grown(place, state, views)
+        job = _grown(place, state, wanted)
         if job != state.job:
             place.write(JOB, [job.to_bytes()])
-        whole = job.view_count != views or state.seal is not None
+        whole = not job.differences(read_sealed(place, job)[0])
     finally:
         lock.release(remove=whole)
     return job
 
 
-def _grown(place: Place, state: State, views: int) -> Job:
-    was, seal = read_sealed(place, state.job)
+def sealed_job(where: Where) -> Job:
+    """What a cache holds; while it grows, what it held before.
+
+    Raises:
+        IncompleteError: it has no seal.
+
+    All else as `read_state`.
+    """
+    place = place_of(where)
+    job = read_job(place)
+    was, seal = read_sealed(place, job)
     if not seal:
+        done = len(read_state(place).receipts)
         raise IncompleteError(
-            f"{place} has no seal: {len(state.receipts)} of its {state.job.layout.shards} shards are done. Finish it "
-            "with the command that began it; a cache that is whole can be extended."
+            f"{place} has no seal: {done} of its {job.layout.shards} shards are done. Finish it with the command that "
+            "began it; a cache that is whole can be extended."
         )
-    growing = was.view_count < state.job.view_count
-    if growing and views == state.job.view_count:
+    return was
+
+
+def _grown(place: Place, state: State, wanted: Job) -> Job:
+    was, seal = sealed_job(place), read_sealed(place, state.job)[1]
+    growing = was != state.job
+    if growing and not state.job.differences(wanted):
         return state.job
     if growing and len(state.receipts) > was.layout.shards:
         raise IncompleteError(
-            f"{place} is growing from {was.view_count} to {state.job.view_count} views, and some shards of that are "
-            f"done. Finish it first: `softlabels extend CONFIG --views {state.job.view_count}`."
+            f"{place} is growing from {was.extent} to {state.job.extent}, and some shards of that are done. Finish it "
+            f"first: `softlabels extend CONFIG --views {state.job.view_count}`, with the dataset of then."
         )
-    if growing and views == was.view_count:
+    if growing and not was.differences(wanted):
         return was
-    if views <= was.view_count:
-        raise ConfigError(f"{place} has {was.view_count} views, and {views} are no more. Ask for more.")
-    return was.extended(views, seal.cache_id)
+    if seal is None or not was.smaller_than(wanted):
+        raise ConfigError(f"{place} has {was.extent}, and {wanted.extent} are no more. Ask for more.")
+    return was.extended(wanted, seal.cache_id)

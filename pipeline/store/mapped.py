@@ -60,7 +60,6 @@ class LabelCache:
         self._unmapped: Unmapped | None = None
         self._selections: dict[tuple[str, ...] | None, Selection] = {}
         self._index: tuple[Rows, Rows] | None = None
-        self._view_places = self.layout.shards_per_view * self.layout.shard_rows
 
     def __reduce__(self) -> tuple[Callable[[Place, "Snapshot"], "LabelCache"], tuple[Place, "Snapshot"]]:
         done = None if self.seal else np.packbits(np.isin(np.arange(self.layout.shards), self._done)).tobytes()
@@ -126,8 +125,9 @@ class LabelCache:
 
         Of None, and of a cache that was not extended since, the cache's own.
         """
-        earlier = (stage.cache_id for stage in self.job.stages if views is not None and views <= stage.views)
-        return next(earlier, self.cache_id)
+        stages = zip(self.job.stages, self.layout.before, strict=True)
+        whole = (stage for stage, (_, rows) in stages if rows == self.layout.rows)
+        return next((stage.cache_id for stage in whole if views is not None and views <= stage.views), self.cache_id)
 
     def gather(
         self, view: int | Rows, rows: Rows, names: Sequence[str] | None = None, out: Out | None = None
@@ -247,8 +247,9 @@ class LabelCache:
 
     def _first_shards(self) -> list[Shard]:
         """For each range of rows that is done in some view, the first shard that holds it, in order."""
-        first = {number % self.layout.shards_per_view: number for number in reversed(self._done.tolist())}
-        return [self.layout.shard(first[place]) for place in sorted(first)]
+        shards = map(self.layout.shard, reversed(self._done.tolist()))
+        first = {self.layout.place(shard): shard for shard in shards}
+        return [first[place] for place in sorted(first)]
 
     def _fetch_ids(self, shards: Sequence[Shard]) -> None:
         self._residence.fetch([self.job.arrays.index(ROW_ARRAYS[0])], [shard.number for shard in shards])
@@ -262,13 +263,13 @@ class LabelCache:
         inside = np.count_nonzero(rows.view(np.uint64) < self.layout.rows) == rows.size  # a negative one is huge
         if isinstance(view, int):
             if inside and 0 <= view < views:
-                return rows + view * self._view_places if view else rows
+                return self.layout.flattened(view, rows)
             raise self._stranger(np.array(view), rows)
         wanted = _integers(view, "views")
         if wanted.shape not in ((), rows.shape):
             raise IndexError(f"{wanted.shape} views for {rows.shape} rows; expected one for all, or one for each")
         if inside and np.count_nonzero(wanted.view(np.uint64) < views) == wanted.size:
-            return rows + wanted * self._view_places
+            return self.layout.flattened(wanted, rows)
         raise self._stranger(wanted, rows)
 
     def _stranger(self, view: Rows, rows: Rows) -> IndexError:

@@ -58,11 +58,11 @@ class Residence:
     def __init__(self, root: Path, job: Job, chains: Mapping[str, Rows], mirror: Mirror | None = None) -> None:
         self.specs, self.layout, self._mirror = job.arrays, job.layout, mirror
         self.root, self._chains = root, [chains[spec.name] for spec in job.arrays]
-        self._room = [whole_pages(shard_file_bytes(spec, job.layout, job.layout.shard(0))) for spec in job.arrays]
+        self._room = [whole_pages(shard_file_bytes(spec, job.layout, job.layout.largest)) for spec in job.arrays]
         most_bytes = MOST_BYTES // max(map(row_bytes, job.arrays)) - len(job.arrays) * HUGE_BYTES
         visible = most_bytes // sum(self._room)
         if mirror:  # what is mapped and was removed from there takes of the disk as before
-            visible = min(visible, max(2, mirror.settings.most_bytes // job.bytes_of([job.layout.shard(0)])))
+            visible = min(visible, max(2, mirror.settings.most_bytes // job.bytes_of([job.layout.largest])))
         most = max(1, min(job.layout.shards, most_maps() // len(self._room), visible))
         slots, self.span = _reserved(most, self._room, root)
         self.slots = slots

@@ -23,6 +23,7 @@ from pipeline.store.places import Place
 
 JOB, SEAL, RECEIPTS, GROUP = "job.json", "seal.json", "receipts", "labels.zarr"
 LISTED = 20
+MAY_GROW = {"view_count", "rows", "dataset.content", "dataset.ids_sha256"}
 _RECEIPT = re.compile(rf"{RECEIPTS}/[0-9]{{9}}\.json")
 
 
@@ -42,8 +43,8 @@ def receipt_name(number: int) -> str:
 
 def shard_name(spec: ArraySpec, layout: Layout, shard: Shard) -> str:
     """What the file with a shard's rows of one array is called: Zarr's default chunk key."""
-    place = shard.number % layout.shards_per_view
-    return "/".join((GROUP, spec.name, "c", str(shard.view), str(place), *("0" for _ in spec.row_shape)))
+    place = str(layout.place(shard))
+    return "/".join((GROUP, spec.name, "c", str(shard.view), place, *("0" for _ in spec.row_shape)))
 
 
 def receipt_path(root: Path, number: int) -> Path:
@@ -169,15 +170,15 @@ def refuse_other_job(path: object, was: Job, now: Job) -> None:
     """Raise MismatchError if a cache was made by another job than the one asked for: each field, was and is now."""
     if not (differences := was.differences(now)):
         return
-    if [item.field for item in differences] == ["view_count"] and was.view_count < now.view_count:
+    if was.smaller_than(now) and {item.field for item in differences} <= MAY_GROW:
         raise MismatchError(
-            f"{path} was made with {was.view_count} views, and now {now.view_count} are asked for. Nothing was "
-            f"written. To add views to it, run `softlabels extend CONFIG --views {now.view_count}`."
+            f"{path} was made with {was.extent}, and now {now.extent} are asked for. Nothing was written. To add to "
+            f"it what is new, run `softlabels extend CONFIG --views {now.view_count}`."
         )
     listed = "; ".join(f"{item.field} was {item.was} and is now {item.now}" for item in differences[:LISTED])
-    more = f"; and {len(differences) - LISTED} more" if len(differences) > LISTED else ""
+    rest = f"; and {len(differences) - LISTED} more" if len(differences) > LISTED else ""
     raise MismatchError(
-        f"{path} was made by another job: {listed}{more}. Nothing was written. Go back to those settings to go on "
+        f"{path} was made by another job: {listed}{rest}. Nothing was written. Go back to those settings to go on "
         "with it, or set another cache path to make a new one."
     )
 

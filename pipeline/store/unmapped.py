@@ -47,8 +47,7 @@ class Unmapped:
                 self._seen.add((number, shard))
         if name not in self._arrays:
             self._arrays[name] = ShardedArray(self._residence.folder_of(number))
-        views_N, rows_N = np.divmod(places_N, self._layout.shards_per_view * self._layout.shard_rows)
-        return self._arrays[name].gather(views_N, rows_N)
+        return self._arrays[name].gather(*self._layout.unflattened(places_N))
 
     def _check(self, array: int, number: int) -> None:
         self._residence.refuse_undone(number)

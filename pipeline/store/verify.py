@@ -59,7 +59,7 @@ class Report:
     shards: int
     bytes: int
     problems: tuple[Problem, ...]
-    grows_to: int | None = None  # views, of a cache that is being extended
+    grows_to: str | None = None  # of a cache that is being extended
 
 
 class _Problems(list[Problem]):
@@ -99,7 +99,7 @@ def verify(where: Where, progress: Callable[[int], object] | None = None) -> Rep
     was = job.at(seal.job) if seal else None  # the job that is sealed: while a cache is extended, what it was before
     receipts = _receipts(place, problems)
     job = _as_it_is_now(place, job)
-    sealed = there and (was is None or was.view_count == job.view_count)
+    sealed = there and (was is None or was == job)
     if owner := _other_owner(job, seal, receipts):  # all the rest would be held against the wrong job
         what = f"is the job {job.fingerprint[:12]}, and what it should prove is of the job {owner[:12]}. {Job.remedy}"
         return Report(sealed, 0, 0, (*problems, Problem(place.where(JOB), what)))
@@ -109,7 +109,7 @@ def verify(where: Where, progress: Callable[[int], object] | None = None) -> Rep
         problems.attempt(place.where(name), refuse_other_metadata, place, name, *each)
     size = 0
     parts = ((spec, receipt) for receipt in receipts.values() for spec in job.arrays)
-    whole = max(shard_file_bytes(spec, job.layout, job.layout.shard(0)) for spec in job.arrays)
+    whole = max(shard_file_bytes(spec, job.layout, job.layout.largest) for spec in job.arrays)
     workers = min(loaders(None), max(1, MOST_BYTES // whole))
     for (spec, receipt), (read, found) in ahead(parts, partial(_checked, place, job.layout), workers):
         size += read
@@ -119,7 +119,7 @@ def verify(where: Where, progress: Callable[[int], object] | None = None) -> Rep
     if seal:
         problems += _seal_problems(place, was or job, receipts, seal)
     problems += _strays(place, _as_it_is_now(place, job), documents)
-    return Report(sealed, len(receipts), size, tuple(problems), None if sealed or not seal else job.view_count)
+    return Report(sealed, len(receipts), size, tuple(problems), None if sealed or not seal else job.extent)
 
 
 def _as_it_is_now(place: Place, job: Job) -> Job:
@@ -251,5 +251,5 @@ def _is_shard(name: str, job: Job) -> bool:
     view, place = (int(part[:DIGITS]) for part in parts[3:5])
     if view >= job.view_count or place >= job.layout.shards_per_view:
         return False
-    shard = job.layout.shard(view * job.layout.shards_per_view + place)
+    shard = job.layout.shard(job.layout.number(view, place))
     return name == shard_name(specs[0], job.layout, shard)

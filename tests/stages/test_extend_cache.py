@@ -1,4 +1,4 @@
-"""More views for a cache that is whole: nothing of it is rewritten, and until the new seal it is read as it was."""
+"""More views or samples for a whole cache: nothing of it is rewritten, and until the new seal it is read as it was."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,31 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from river_cases import STEADY
-from stage_cases import PATIENT, decided, must, run, softlabels, words
+from stage_cases import (
+    CLASSES,
+    ECHO,
+    PATIENT,
+    ROWS,
+    TOPK,
+    decided,
+    images,
+    must,
+    run,
+    softlabels,
+    words,
+    write_experiment,
+    write_idx,
+)
 from store_cases import block, fill, job_of
 
 from pipeline.config import load
 from pipeline.errors import CorruptError, LockedError
 from pipeline.sources import open_views
-from pipeline.store.documents import parse_job
+from pipeline.store.documents import Job, parse_job
 from pipeline.store.growth import extend
 from pipeline.store.mapped import LabelCache
 from pipeline.store.state import read_job
+from pipeline.store.unmapped import Unmapped
 from pipeline.store.verify import verify
 from pipeline.store.writer import CacheWriter
 
@@ -39,6 +55,11 @@ def kept(cache: Path) -> dict[str, tuple[bytes, int]]:
     return {
         str(path.relative_to(cache)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files if path.is_file()
     }
+
+
+def of_views(cache: Path, views: int) -> Job:
+    """The job of a cache with another number of views."""
+    return read_job(cache).model_copy(update={"view_count": views})
 
 
 def labels(cache: LabelCache) -> dict[str, list[bytes]]:
@@ -135,10 +156,14 @@ def test_what_cannot_be_extended_is_refused_and_left_as_it_is(fitted: Path) -> N
     run("extend", *TWO, flags=("--views", "3")).refuses(4, "holds no label cache")
     must("generate", *TWO)
     before = kept(fitted / "cache"), (fitted / "cache/job.json").read_bytes()
-    run("extend", *TWO, flags=("--views", "2")).refuses(2, "has 2 views, and 2 are no more. Ask for more")
+    run("extend", *TWO, flags=("--views", "2")).refuses(
+        2, "has 2 views of 50 samples, and 2 views of 50 samples are no more"
+    )
     run("extend", *TWO, "views.seed=4", flags=("--views", "3")).refuses(5, "views.seed was 0 and is now 4")
     run("generate", *FIVE).refuses(
-        5, "was made with 2 views, and now 5 are asked for", "softlabels extend CONFIG --views 5"
+        5,
+        "was made with 2 views of 50 samples, and now 5 views of 50 samples are asked for",
+        "softlabels extend CONFIG --views 5",
     )
     both = run("extend", *TWO, flags=("--views", "3", "--workers", "1", "--scheduler", "x"))
     assert (both.code, both.out) == (2, "")
@@ -156,7 +181,7 @@ def test_a_job_remembers_what_it_was(views: list[int]) -> None:
     job = first
     jobs = [first]
     for count in views[1:]:
-        job = job.extended(count, f"{count:064x}")
+        job = job.extended(job_of(views=count), f"{count:064x}")
         jobs.append(job)
     assert [job.at(each.fingerprint) for each in jobs] == jobs
     assert job.at("0" * 64) is None
@@ -171,7 +196,7 @@ def test_a_job_remembers_what_it_was(views: list[int]) -> None:
 @pytest.mark.parametrize("change", [{"views": 3}, {"job": "0" * 64}, {"views": 9}])
 def test_a_job_that_lies_about_what_it_was_is_refused(change: dict[str, object]) -> None:
     """Law: its stages are checked against its own content."""
-    job = job_of(views=2).extended(4, "1" * 64)
+    job = job_of(views=2).extended(job_of(views=4), "1" * 64)
     lying = json.loads(job.to_bytes())
     lying["stages"][0] |= change
     data = json.dumps(lying, separators=(",", ":")).encode()
@@ -206,13 +231,16 @@ def test_a_growth_with_a_wrong_number_can_be_mended_or_taken_back(fitted: Path) 
     """Law: while no shard of it is done; the old number gives the very cache that was there."""
     must("generate", *TWO)
     before, job = kept(fitted / "cache"), (fitted / "cache/job.json").read_bytes()
-    extend(fitted / "cache", 50)
+    extend(fitted / "cache", of_views(fitted / "cache", 50))
     said = softlabels("inspect", "cache")
     assert said.code == 4
-    assert "GROWING from 2 views, which can be read: run `softlabels extend CONFIG --views 50` again" in said.out
+    assert (
+        "GROWING from 2 views of 50 samples, which can be read: run `softlabels extend CONFIG --views 50` again"
+        in said.out
+    )
     assert must("extend", *TWO, flags=("--views", "2", "--json")).facts["made"] == 0
     assert (kept(fitted / "cache"), (fitted / "cache/job.json").read_bytes()) == (before, job)
-    extend(fitted / "cache", 50)
+    extend(fitted / "cache", of_views(fitted / "cache", 50))
     assert must("extend", *TWO, flags=("--views", "3", "--json")).facts["made"] == 50
     assert verify(fitted / "cache").sealed
     assert LabelCache.open(fitted / "cache").layout.views == 3
@@ -226,11 +254,13 @@ def test_a_growth_that_has_shards_keeps_its_number(fitted: Path) -> None:
     (fitted / "cache/seal.json").write_bytes(old)
     for views in ("2", "5"):
         run("extend", *TWO, flags=("--views", views)).refuses(
-            4, "is growing from 2 to 3 views, and some shards of that are done", "softlabels extend CONFIG --views 3"
+            4,
+            "is growing from 2 views of 50 samples to 3 views of 50 samples, and some shards of that are done",
+            "softlabels extend CONFIG --views 3",
         )
     said = softlabels("verify", "cache")
     assert said.code == 4
-    assert "it is growing to 3 views. Run `softlabels extend CONFIG --views 3` again" in said.out
+    assert "it is growing to 3 views of 50 samples. Run the `softlabels extend` that began that again" in said.out
     assert must("extend", *TWO, flags=("--views", "3", "--json")).facts["made"] == 0
 
 
@@ -267,11 +297,11 @@ def test_a_writer_of_what_the_cache_was_does_not_seal_it(tmp_path: Path) -> None
     """Law: where nothing locks, a growth may be extended under its writer; then it stops, and readers find the old."""
     place = tmp_path / "cache"
     fill(place, job_of(views=2))
-    job = extend(place, 3)
+    job = extend(place, job_of(views=3))
     with CacheWriter.open(place, job, {}) as writer:
         for shard in writer.missing():
             writer.commit(shard, block(job, shard), 0.0)
-        (place / "job.json").write_bytes(job_of(views=2).extended(5, "1" * 64).to_bytes())
+        (place / "job.json").write_bytes(job_of(views=2).extended(job_of(views=5), "1" * 64).to_bytes())
         with pytest.raises(LockedError, match="is being extended by another process"):
             writer.seal({})
     (place / "job.json").write_bytes(job.to_bytes())
@@ -292,8 +322,140 @@ def test_what_verify_began_on_may_grow_meanwhile(tmp_path: Path, monkeypatch: py
     """Law: shards of views that came while it read are no strays."""
     place, old = tmp_path / "cache", job_of(views=2)
     fill(place, old)
-    fill(place, extend(place, 3), seal=False)
+    fill(place, extend(place, job_of(views=3)), seal=False)
     jobs = iter([old])
     now = read_job(place)
     monkeypatch.setattr("pipeline.store.verify.read_job", lambda _: next(jobs, now))
     assert verify(place).problems == ()
+
+
+MORE = ROWS + 23  # two shards of 16 rows more, the last of them not full
+STEPS = st.tuples(st.integers(0, 3), st.integers(0, 60)).filter(any)  # views more, samples more
+
+
+def append(folder: Path, rows: int = MORE, seed: int = 0) -> None:
+    """Have the dataset of an experiment have more samples, after those that it has."""
+    there = images(ROWS)
+    more = images(rows, seed + 1)[ROWS:]
+    write_idx(folder / "images", np.concatenate([there, more]))
+    write_idx(folder / "labels", (np.arange(rows) % CLASSES).astype(np.uint8))
+
+
+@pytest.mark.parametrize("settings", [(), TWO, (*TWO, *TOPK, *ECHO)], ids=["one view", "two views", "top-k"])
+def test_samples_are_added_and_nothing_is_rewritten(settings: tuple[str, ...], fitted: Path) -> None:
+    """Law: the labels are those of a cache made at once of all of them; every old file and receipt is untouched."""
+    must("generate", *settings)
+    before, first = kept(fitted / "cache"), LabelCache.open(fitted / "cache")
+    was = labels(first)
+    append(fitted)
+    facts = must("extend", *settings, flags=("--json",)).facts
+    views = first.layout.views
+    assert (facts["rows"], facts["made"]) == (MORE, views * (MORE - ROWS))
+    after = kept(fitted / "cache")
+    assert {name: after[name] for name in before} == before
+    must("generate", *settings, "cache.path=at-once")
+    whole = LabelCache.open(fitted / "cache")
+    assert labels(whole) == labels(LabelCache.open(fitted / "at-once"))
+    assert verify(fitted / "cache").problems == ()
+    assert must("generate", *settings, flags=("--json",)).facts["made"] == 0
+    assert labels(first) == was
+    group = zarr.open_group(fitted / "cache/labels.zarr", mode="r")
+    stored = {name: np.asarray(group[name][views - 1]) for name in ("sample_id", "label")}
+    there = stored["sample_id"] != -1
+    assert (there.size, there.sum()) == (64 + MORE - ROWS, MORE)
+    found = whole.gather(views - 1, np.arange(MORE), ["sample_id", "label"])
+    for name, array in stored.items():
+        np.testing.assert_array_equal(array[there], found[name])
+    slow = Unmapped(whole._residence)  # noqa: SLF001 - what zarr reads
+    places = whole.layout.flattened(views - 1, np.arange(MORE))
+    ids = slow.gather("sample_id", places)
+    np.testing.assert_array_equal(ids, whole.gather(views - 1, np.arange(MORE), ["sample_id"])["sample_id"])
+    must("train", *settings, "students.distilled.window=2")
+    assert softlabels("verify", "cache", "--teacher", "e.toml", *(w for s in settings for w in ("--set", s))).code == 0
+
+
+def test_a_cache_grows_by_views_and_samples_in_any_order_and_by_workers(fitted: Path) -> None:
+    """Law: the labels are those of a cache made at once; copies grow with it; `job.json` tells all that it was."""
+    must("generate", *TWO)
+    assert softlabels("push", "cache", "copy").code == 0
+    append(fitted, 60)
+    must("extend", *TWO, flags=("--workers", "2"))
+    must("extend", *TWO, flags=("--views", "3"))
+    append(fitted)
+    must("extend", *TWO, flags=("--views", "5"))
+    must("generate", *FIVE, "cache.path=at-once")
+    whole = LabelCache.open(fitted / "cache")
+    assert labels(whole) == labels(LabelCache.open(fitted / "at-once"))
+    assert whole.layout.before == ((2, 50), (2, 60), (3, 60))
+    assert (whole.id_of(2), whole.id_of(5)) == (whole.cache_id, whole.cache_id)
+    assert softlabels("push", "cache", "copy").code == 0
+    assert decided(fitted / "copy") == decided(fitted / "cache")
+    assert verify(fitted / "copy").problems == ()
+
+
+def test_what_the_samples_of_a_cache_cannot_become_is_refused(fitted: Path) -> None:
+    """Law: other samples before the new ones, fewer of them, or mixtures; not one byte is changed."""
+    must("generate")
+    before = kept(fitted / "cache"), (fitted / "cache/job.json").read_bytes()
+    run("extend").refuses(2, "has 1 view of 50 samples, and 1 view of 50 samples are no more")
+    append(fitted)
+    for verb in ("generate", "train"):
+        run(verb).refuses(
+            5,
+            "was made with 1 view of 50 samples, and now 1 view of 73 samples",
+            "`softlabels extend CONFIG --views 1`",
+        )
+    write_idx(fitted / "images", images(MORE)[:, ::-1])
+    run("extend").refuses(
+        5, "holds 50 samples, and the first 50 of the dataset's 73 are others: dataset.content differs"
+    )
+    write_idx(fitted / "images", images(ROWS - 1))
+    write_idx(fitted / "labels", (np.arange(ROWS - 1) % CLASSES).astype(np.uint8))
+    run("extend").refuses(5, "rows was 50 and is now 49")
+    write_experiment(fitted)
+    mixed = (*TWO, "views.mix=mixup", "cache.path=mixed")
+    must("generate", *mixed)
+    append(fitted)
+    run("extend", *mixed).refuses(2, "the partners of views are drawn among all samples", "Set another cache path")
+    assert (kept(fitted / "cache"), (fitted / "cache/job.json").read_bytes()) == before
+
+
+def test_samples_that_were_added_half_way_are_finished_or_taken_back(fitted: Path) -> None:
+    """Law: until the new seal is there readers find the old cache; a growth without a shard can be undone."""
+    must("generate")
+    before, job = kept(fitted / "cache"), (fitted / "cache/job.json").read_bytes()
+    old = (fitted / "cache/seal.json").read_bytes()
+    append(fitted)
+    must("extend")
+    (fitted / "cache/seal.json").write_bytes(old)
+    assert LabelCache.open(fitted / "cache").layout.rows == ROWS
+    assert "GROWING from 1 view of 50 samples, which can be read" in softlabels("inspect", "cache").out
+    write_experiment(fitted)
+    run("extend").refuses(4, "is growing from 1 view of 50 samples to 1 view of 73 samples", "with the dataset of then")
+    for name in kept(fitted / "cache").keys() - before.keys():
+        (fitted / "cache" / name).unlink()
+    assert must("extend", flags=("--json",)).facts["made"] == 0
+    assert (kept(fitted / "cache"), (fitted / "cache/job.json").read_bytes()) == (before, job)
+
+
+@STEADY
+@given(st.lists(STEPS, min_size=1, max_size=5))
+def test_a_job_remembers_how_many_samples_it_was_of(steps: list[tuple[int, int]]) -> None:
+    """Law: each stage is that very job, of that very dataset, and each shard is of the first that had it."""
+    history = list(accumulate(steps, lambda was, more: (was[0] + more[0], was[1] + more[1]), initial=(1, 21)))
+    asked = [
+        job_of(views=views, rows=rows).model_copy(update={"dataset": {"content": str(rows)}}) for views, rows in history
+    ]
+    job, jobs = asked[0], asked[:1]
+    for each in asked[1:]:
+        job = job.extended(each, f"{each.rows:064x}")
+        jobs.append(job)
+    assert [job.at(each.fingerprint) for each in jobs] == jobs
+    assert parse_job(job.to_bytes(), "job.json") == job
+    assert job.differences(asked[-1]) == []
+    owner = job.owners()
+    for shard in job.layout.all_shards():
+        first = next(each for each in jobs if shard.view < each.view_count and shard.stop <= each.rows)
+        assert owner(shard.number) == first.fingerprint
+        assert first.layout.shard(shard.number) == shard
+        assert first.layout.place(shard) == job.layout.place(shard)

@@ -1,5 +1,6 @@
 """The cut of rows into shards and chunks."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +25,37 @@ def test_shards_cover_each_row_of_each_view_once_and_in_order(
     assert covered == [(view, row) for view in range(views) for row in range(rows)]
     assert [shard.number for shard in shards] == list(range(layout.shards))
     assert layout.shards == views * layout.shards_per_view
+
+
+@STEADY
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), min_size=1, max_size=5), SIZES, SIZES, SIZES, SIZES)
+def test_what_has_grown_has_each_row_of_each_view_once_and_a_place_for_it_in_the_arrays(
+    growths: list[tuple[int, int]], rows: int, views: int, chunks: int, chunk_rows: int
+) -> None:
+    """Law: however it came about; no two rows share a place, and place and indices of a row are those of its shard."""
+    before, layout = (), Layout(rows, views, chunks * chunk_rows, chunk_rows)
+    for more_views, more_rows in growths:
+        if more_views or more_rows:
+            before = (*before, (layout.views, layout.rows))
+            now = layout.rows + more_rows, layout.views + more_views
+            layout = Layout(*now, chunks * chunk_rows, chunk_rows, before)
+    shards = list(layout.all_shards())
+    assert [shard.number for shard in shards] == list(range(layout.shards))
+    assert max(shard.rows for shard in shards) == layout.largest.rows
+    seen = set()
+    for shard in shards:
+        held = np.arange(shard.start, shard.stop)
+        places = layout.flattened(shard.view, held)
+        assert places.tolist() == (shard.number * layout.shard_rows + np.arange(shard.rows)).tolist()
+        found, indices = layout.unflattened(places)
+        assert (found == shard.view).all()
+        assert indices.tolist() == layout.array_rows_of(held).tolist()
+        assert indices.tolist() == (layout.place(shard) * layout.shard_rows + np.arange(shard.rows)).tolist()
+        assert indices[-1] < layout.array_rows
+        assert layout.number(shard.view, layout.place(shard)) == shard.number
+        seen |= {(shard.view, row) for row in held.tolist()}
+    assert seen == {(view, row) for view in range(layout.views) for row in range(layout.rows)}
+    assert sum(shard.rows for shard in shards) == len(seen)
 
 
 @STEADY
