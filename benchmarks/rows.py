@@ -98,7 +98,7 @@ def photographs() -> list[Path]:
     return [path for path in found if min(import_module("PIL.Image").open(path).size) >= SMALLEST]
 
 
-def crops(path: Path) -> Crops:
+def crops(path: Path, count: int = CROPS) -> Crops:
     """The crop in the middle, then random squares of half the shorter side or more; all distinct.
 
     What is transparent becomes white. The name of the file seeds what is random.
@@ -108,7 +108,7 @@ def crops(path: Path) -> Crops:
     image = pillow.alpha_composite(pillow.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
     random = generator(f"crops of {path.relative_to(DEBIAN).as_posix()}")
     found: dict[bytes, Crops] = {}
-    while len(found) < CROPS:
+    while len(found) < count:
         share, place = (random.uniform(0.5, 1), random.random(2)) if found else (SIDE / 256, np.full(2, 0.5))
         side = share * min(image.size)
         left, top = place * (np.array(image.size) - side)

@@ -217,6 +217,10 @@ def test_the_layout_of_a_store_is_integers_only() -> None:
     """`store/layout.py` touches no disk: it imports nothing that could, and calls nothing that does."""
     assert IMPORTS["pipeline.store.layout"] <= {
         "math",
+        "bisect",
+        "functools",
+        "itertools",
+        "numpy.typing",
         "collections.abc",
         "dataclasses",
         "numpy",
