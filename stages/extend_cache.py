@@ -14,7 +14,7 @@ from pipeline.reader import Reader
 from pipeline.sources import readers
 from pipeline.store.growth import extend, sealed_job
 from pipeline.store.mapped import LabelCache
-from pipeline.store.state import refuse_other_job
+from pipeline.store.state import read_job, refuse_other_job
 from pipeline.store.writer import require_space
 from pipeline.views import Viewed
 from stages.report import Report
@@ -26,7 +26,8 @@ TRIED = 64  # rows of old views, from the first to the last
 def extend_cache(experiment: Experiment, views: int | None, workers: int | None, scheduler: str | None) -> Report:
     """Have the cache of an experiment grow to so many views, and to all samples of a dataset that has more by now.
 
-    The same command again goes on, or finds nothing to do. A growth of which no shard is done may be given another
+    Without a number of views it has as many as before, or those that it is growing to. The same command again goes on,
+    or finds nothing to do. A growth of which no shard is done may be given another
     extent, or be taken back by the one that there was.
 
     Raises:
@@ -38,7 +39,7 @@ def extend_cache(experiment: Experiment, views: int | None, workers: int | None,
     """
     path = experiment.cache.path
     was = sealed_job(path)
-    grown = _grown(experiment, views or was.view_count)
+    grown = _grown(experiment, views or read_job(path).view_count)
     dataset, _, job = asked(grown)
     job = as_cut(job, was, experiment)
     same: dict[str, object] = {"view_count": was.view_count}
@@ -48,7 +49,7 @@ def extend_cache(experiment: Experiment, views: int | None, workers: int | None,
     if more:
         check_begins_with(was, experiment, dataset)
     layout = replace(job.layout, before=(*was.layout.before, (was.view_count, was.rows)))
-    require_space(path, disk_bytes(job, list(layout.all_shards())[was.layout.shards :]))
+    require_space(path, disk_bytes(job, [layout.shard(number) for number in range(was.layout.shards, layout.shards)]))
     first = Viewed(head(dataset.dataset, was.rows), dataset.settings, readers(experiment)) if more else dataset
     _refuse_other_views(LabelCache.open(path, settings=experiment.cache.copies), first)
     extend(path, job)

