@@ -38,7 +38,7 @@ def extend_cache(experiment: Experiment, views: int | None, workers: int | None,
     All else as `generate`.
     """
     path = experiment.cache.path
-    was = sealed_job(path)
+    was, _ = sealed_job(path)
     grown = _grown(experiment, views or read_job(path).view_count)
     dataset, _, job = asked(grown)
     job = as_cut(job, was, experiment)

@@ -6,7 +6,7 @@ the new seal is there, readers find the cache as it was.
 
 from pipeline.errors import ConfigError, IncompleteError
 from pipeline.store.addresses import Where, place_of
-from pipeline.store.documents import Job
+from pipeline.store.documents import Job, Seal
 from pipeline.store.places import Place
 from pipeline.store.state import JOB, State, read_job, read_sealed, read_state
 
@@ -41,8 +41,8 @@ def extend(where: Where, wanted: Job) -> Job:
     return job
 
 
-def sealed_job(where: Where) -> Job:
-    """What a cache holds; while it grows, what it held before.
+def sealed_job(where: Where) -> tuple[Job, Seal]:
+    """What a cache holds, and its seal; while it grows, what it held before.
 
     Raises:
         IncompleteError: it has no seal.
@@ -58,11 +58,11 @@ def sealed_job(where: Where) -> Job:
             f"{place} has no seal: {done} of its {job.layout.shards} shards are done. Finish it with the command that "
             "began it; a cache that is whole can be extended."
         )
-    return was
+    return was, seal
 
 
 def _grown(place: Place, state: State, wanted: Job) -> Job:
-    was, seal = sealed_job(place), read_sealed(place, state.job)[1]
+    was, seal = sealed_job(place)
     growing = was != state.job
     if growing and not state.job.differences(wanted):
         return state.job
@@ -73,6 +73,6 @@ def _grown(place: Place, state: State, wanted: Job) -> Job:
         )
     if growing and not was.differences(wanted):
         return was
-    if seal is None or not was.smaller_than(wanted):
+    if not was.smaller_than(wanted):
         raise ConfigError(f"{place} has {was.extent}, and {wanted.extent} are no more. Ask for more.")
     return was.extended(wanted, seal.cache_id)

@@ -214,10 +214,8 @@ class Layout:
         numbers = np.empty((self.views, self.shards_per_view), np.int64)
         for block in self._blocks:
             views, places = block.views, block.part.places
-            columns = slice(block.part.place, block.part.place + places)
-            numbers[block.view : block.view + views, columns] = block.first + np.arange(views * places).reshape(
-                views, -1
-            )
+            these = block.first + np.arange(views * places).reshape(views, places)
+            numbers[block.view : block.view + views, block.part.place : block.part.place + places] = these
         return numbers
 
 
