@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -279,15 +280,18 @@ def test_a_run_without_a_cluster_does_not_load_dask(fitted: Path) -> None:
         (("--scheduler", "nowhere"), 2, "neither an address, such as tcp://HOST:8786, nor a file that is there"),
         (("--scheduler", "e.toml"), 2, "this is no file that a Dask scheduler wrote"),
         (("--scheduler", "ftp://127.0.0.1:1"), 2, "no address of a Dask scheduler"),
+        (("--scheduler", "tcp://127.0.0.1:port"), 2, "no address of a Dask scheduler"),
         (("--scheduler", "tcp://127.0.0.1:1"), 1, "No Dask scheduler answers at tcp://127.0.0.1:1"),
     ],
 )
 def test_a_cluster_that_cannot_be_had_is_refused(
     flags: tuple[str, ...], code: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Law: a mistake on the command line is exit code 2, and a scheduler that does not answer is 1; nothing is made."""
+    """Law: a mistake on the command line is exit code 2, a scheduler that does not answer is 1; no thread is left."""
     monkeypatch.setattr("pipeline.executors.cluster.CONNECT_SECONDS", 1)
+    before = threading.enumerate()
     outcome = run("generate", flags=flags)
+    assert set(threading.enumerate()) <= set(before)
     assert (outcome.code, outcome.out) == (code, "")
     assert said in outcome.err
     assert not Path("cache").exists()
