@@ -56,7 +56,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup teacher soft-labels train-student students verify lint format test slow torture readers check
-.PHONY: bench-setup bench-rows smollm2 language bench fidelity losses mnist hinton cifar10 photos reviews clean
+.PHONY: bench-setup bench-rows smollm2 teachers language bench fidelity losses mnist hinton cifar10 photos reviews clean
 
 help: ## Say what there is to make.
 	@echo "make TARGET [EXPERIMENT=$(EXPERIMENT)] [STUDENT=$(STUDENT)] [CACHE=$(CACHE)] [RUNS=$(RUNS)]"
@@ -170,6 +170,10 @@ data/python-docs/ready:
 data/python-docs-smollm2/tokens.json: data/python-docs/ready data/smollm2/ready | $(VENV)/ready-dev
 	$(SOFTLABELS) tokenize data/python-docs/tutorial data/python-docs/howto --tokenizer data/smollm2/tokenizer.json \
 		--held-out 0.1 --out $(@D)
+
+teachers: $(VENV)/ready-dev $(DATA_cifar10) $(DATA_photos) $(DATA_reviews) data/python-docs-smollm2/tokens.json ## Time known teachers, asked only and asked and kept; print a table.
+	for each in cifar10 reviews; do $(SOFTLABELS) fit-teacher configs/$$each.toml || exit; done
+	$(BIN)/python -m benchmarks.teachers
 
 language: $(VENV)/ready-dev data/python-docs-smollm2/tokens.json ## Distil SmolLM2 on Python's documentation in four ways (an hour on two cores); print a table.
 	$(BIN)/python -m benchmarks.language

@@ -3,7 +3,7 @@
 SmolLM2-135M-Instruct is asked once about Python's documentation, and its answers are kept twice, as the 16 largest
 logits with their sums and as a sample of 16 ids a token. A student of seven million weights learns from true tokens
 alone; from the 16 largest renormalised, as most public caches have it; from the same with the mass of all others; and
-from the sample. Then what the cache costs the teacher: batches asked and kept, in turn with batches only asked.
+from the sample. What keeping costs that teacher is in `benchmarks.teachers`.
 
     make language
 """
@@ -14,18 +14,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from time import perf_counter
 
 import click
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from benchmarks.results import Row, compared, publish
-from benchmarks.stage_two import in_turn
+from benchmarks.results import Row, publish
 from pipeline.config import Experiment, load
 from pipeline.course import Lesson, Watch, teach
 from pipeline.datasets import Dataset
+from pipeline.encodings.blocks import Logits
 from pipeline.executors.inline import cuts
 from pipeline.job import job_of, spec_of
 from pipeline.labeller import Block, Labeller
@@ -46,19 +44,18 @@ from stages.bars import bar
 
 CONFIG = Path("configs/smollm2.toml")
 KEPT = {"topk": (), "sampled": ("labels.encoding=sampled", 'cache.path="caches/smollm2-sampled"')}
-TIMED = 4  # batches
 
 
 @dataclass(frozen=True)
 class Remembering(Teacher):
     """A teacher that is not asked twice about the same batch."""
 
-    last: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    last: list[tuple[torch.Tensor, Logits]] = field(default_factory=list)
 
-    def answer(self, inputs_NX: torch.Tensor) -> torch.Tensor:
+    def answer_in_blocks(self, inputs_N3L: torch.Tensor, classes: int) -> Logits:
         """The logits of a batch."""
-        if not self.last or self.last[0][0] is not inputs_NX:
-            self.last[:] = [(inputs_NX, super().answer(inputs_NX))]
+        if not self.last or self.last[0][0] is not inputs_N3L:
+            self.last[:] = [(inputs_N3L, super().answer_in_blocks(inputs_N3L, classes))]
         return self.last[0][1]
 
 
@@ -136,41 +133,9 @@ def trained(name: str, experiment: Experiment, caches: dict[str, LabelCache], te
     return metrics
 
 
-def speeds(experiments: list[Experiment], rounds: int) -> list[Row]:
-    """Seconds of a few batches, asked and kept, against only asked."""
-    dataset = open_views(experiments[0])
-    teacher = load_teacher(experiments[0].teacher, experiments[0].views, dataset.input_shape, dataset.classes or 0)
-    size = teacher.settings.batch_size
-    rows = []
-
-    def timed(work: Callable[[int], object]) -> float:
-        begun = perf_counter()
-        for number in range(TIMED):
-            work(number * size)
-        return perf_counter() - begun
-
-    for each in experiments:
-        labeller = Labeller(dataset, teacher, spec_of(each.labels, dataset))
-        asked, also = in_turn(
-            rounds,
-            lambda: timed(lambda start: teacher.logits(dataset.inputs(_span(start, size)))),
-            lambda labeller=labeller: timed(lambda start: labeller.label(labeller.load(start, start + size))),  # type: ignore[misc]
-        )
-        tokens = TIMED * size * (dataset.positions or 1)
-        named = f"{tokens:,} tokens asked and kept as {each.labels.encoding}, against only asked"
-        rows.append(compared(named, also, asked))
-        rows.append(Row(f"tokens a second, kept as {each.labels.encoding}", tokens / min(also), "tokens/s"))
-    return rows
-
-
-def _span(start: int, size: int) -> NDArray[np.int64]:
-    return np.arange(start, start + size)
-
-
 @click.command(help=__doc__)
 @click.option("--seeds", default=1, show_default=True)
-@click.option("--rounds", default=3, show_default=True)
-def main(seeds: int, rounds: int) -> None:
+def main(seeds: int) -> None:
     """Ask and train what is not done yet, print and keep."""
     experiments = [load(CONFIG, changes) for changes in KEPT.values()]
     caches = dict(zip(KEPT, ask(experiments), strict=True))
@@ -187,7 +152,6 @@ def main(seeds: int, rounds: int) -> None:
         for key, unit in (("cross_entropy", "nats"), ("ece", ""), ("agreement", ""), ("accepted", "")):
             values = [run[f"test_{key}"] for run in runs]
             rows.append(Row(f"{name}: {key}", mean(values), unit, spread=(min(values), max(values))))
-    rows += speeds(experiments, rounds)
     publish("language", rows, keep=True)
 
 

@@ -82,7 +82,7 @@ class Case:
         labeller, begun = self.labeller, perf_counter()
 
         def read(cut: Cut) -> Sent:
-            return labeller.lane.send(labeller.dataset.inputs(np.arange(cut.start, cut.stop)))
+            return labeller.lane.send(labeller.views.inputs(np.arange(cut.start, cut.stop)))
 
         for sent in ahead(cuts(list(self.job.layout.all_shards()), labeller.batch_size), read, loaders(None)):
             labeller.teacher.answer(*sent.received())

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import encodings
 from pipeline.datasets import Dataset
+from pipeline.encodings.blocks import Logits
 from pipeline.errors import TeacherError
 from pipeline.labels import LabelSpec
 from pipeline.seeds import seed_of
@@ -91,7 +92,7 @@ class Pending:
 
     spec: LabelSpec
     batch: Loaded
-    logits_NC: torch.Tensor
+    logits_NC: Logits
     record: Mapping[str, torch.Tensor]
     back: torch.cuda.Event | None
 
@@ -173,15 +174,19 @@ class Labeller:
     def launch(self, batch: Loaded) -> Pending:
         """Begin to label a batch. Of tokens, logits beyond the vocabulary are padding, and left out.
 
+        Where the teacher's network has a head that can be asked by itself, all logits of such a batch are never there.
+
         Raises:
             TeacherError: the network fails, or answers with something else than `[N, C]` logits, or `[N, L, C]` of
                 samples with positions.
 
         """
         inputs_NX, labels_N = batch.sent.received()
-        logits_NC = self.teacher.answer(inputs_NX)
-        if self.spec.positions is not None:
-            logits_NC = logits_NC[..., : self.spec.classes]
+        logits_NC: Logits
+        if self.spec.positions is None:
+            logits_NC = self.teacher.answer(inputs_NX)
+        else:
+            logits_NC = self.teacher.answer_in_blocks(inputs_NX, self.spec.classes)
         with explained(batch.ids):
             record = encodings.launch(drawn_anew(self.spec, batch.view), logits_NC, labels_N, batch.ids)
             home, back = self.lane.fetch({**record, "storable": encodings.storable(record)})

@@ -9,13 +9,16 @@ import torch
 from river_cases import CLASSES, DENSE, samples
 from torch import nn
 
+from pipeline import encodings
 from pipeline.config import TeacherSettings, ViewSettings
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.datasets.checks import checked
+from pipeline.encodings import blocks
 from pipeline.errors import DatasetError, TeacherError
 from pipeline.executors.inline import run_inline
 from pipeline.labeller import Labeller, Sent
 from pipeline.labels import LabelSpec
+from pipeline.models import build
 from pipeline.store.documents import ROW_ARRAYS
 from pipeline.store.layout import Layout
 from pipeline.teachers import Teacher
@@ -87,6 +90,28 @@ def test_a_batch_is_stored_with_its_logits_ids_labels_and_fingerprints() -> None
     np.testing.assert_array_equal(block["sample_id"], dataset.ids[5:9])
     np.testing.assert_array_equal(block["label"], dataset.labels[5:9])
     np.testing.assert_array_equal(block["input_crc32c"], fingerprints(inputs))
+
+
+@pytest.mark.parametrize("encoding", ["topk", "sampled"])
+def test_of_a_language_model_no_more_than_a_block_of_logits_is_ever_there(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: its head is asked about some positions at a time, and what is stored is what all of them at once give."""
+    classes, length = 50, 8
+    monkeypatch.setattr(blocks, "WHOLE", 3 * classes)
+    network, asked = build("gpt", {"width": 16, "depth": 1, "heads": 2}, (3, length), classes).eval(), []
+    network.head.register_forward_hook(lambda _, given, __: asked.append(given[0].shape[:-1].numel()))  # type: ignore[operator, union-attr]
+    ids, places = np.arange(4 * length).reshape(4, length) % classes, np.tile(np.arange(length), (4, 1))
+    tokens = np.stack([ids, places, (ids + 1) % classes], axis=1).astype(np.int32)
+    dataset = ArrayDataset(tokens, np.arange(4), None, classes)
+    spec = LabelSpec(encoding, classes, "float32", k=4, temperatures=(1.0,), positions=length)
+    teacher = Teacher(network, torch.device("cpu"), SETTINGS, ViewSettings(input="tokens"))
+    asker = Labeller(dataset, teacher, spec)
+    record = asker.label(asker.load(0, 4))
+    assert max(asked) == 3
+    whole = encodings.encode(spec, teacher.logits(tokens), torch.from_numpy(tokens[:, 2]).long(), np.arange(4))
+    for name, array in whole.items():
+        np.testing.assert_allclose(record[name], array, atol=1e-5, err_msg=name)
 
 
 def test_a_dataset_without_labels_is_stored_as_unlabelled() -> None:

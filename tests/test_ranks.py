@@ -51,7 +51,7 @@ def test_ranks_learn_what_one_process_learns(tmp_path: Path, world: int) -> None
 
 
 @pytest.mark.promise("P13")
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_stopped_at_a_step_go_on_from_it(tmp_path: Path, world: int) -> None:
     """Law: one rank that is asked stops all at one step; twice in a row, and the weights are the same to the byte."""
     together(world, tmp_path / "straight")

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.encodings import dense, head_sampled, multinomial, sampled, topk
+from pipeline.encodings.blocks import Deferred, Logits, joined, made, part, steps
 from pipeline.encodings.refusals import samples
 from pipeline.errors import ConfigError, DatasetError, TeacherError
 from pipeline.labels import ArraySpec, LabelSpec, SoftLabels
@@ -112,8 +113,10 @@ def encode(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[
     return record
 
 
-def launch(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[np.int64]) -> dict[str, Tensor]:
+def launch(spec: LabelSpec, logits_NC: Logits, labels_N: Tensor, ids_N: NDArray[np.int64]) -> dict[str, Tensor]:
     """As `encode`, but nothing is waited for on the device: ask `storable` of the record before it is stored.
+
+    Logits that are yet to be made, of samples with positions, are made a block at a time.
 
     The labels must have passed `refuse_strange_labels`: a gather by what is no class would end a CUDA process.
 
@@ -122,11 +125,21 @@ def launch(spec: LabelSpec, logits_NC: Tensor, labels_N: Tensor, ids_N: NDArray[
 
     """
     refuse_other_classes(spec, logits_NC, ids_N)
-    logits_NC, labels_N, encode = logits_NC.detach(), labels_N.to(logits_NC.device), ENCODINGS[spec.encoding].encode
-    if not _by_position(spec):
-        return encode(spec, logits_NC, labels_N, ids_N)
-    record = encode(spec, logits_NC.flatten(0, 1), labels_N.flatten(), _names(spec, ids_N))
-    return {name: rows.view(len(ids_N), -1, *rows.shape[1:]) for name, rows in record.items()}
+    if isinstance(logits_NC, Tensor):
+        logits_NC = logits_NC.detach()
+    labels_N, encode = labels_N.to(logits_NC.device), ENCODINGS[spec.encoding].encode
+    if spec.encoding == "sampled":
+        return sampled.encode(spec, logits_NC, labels_N, ids_N)
+    if spec.positions is None:
+        return encode(spec, made(logits_NC), labels_N, ids_N)
+    names_NL = _names(spec, ids_N)
+
+    def encoded(rows: slice, at: slice) -> dict[str, Tensor]:
+        labels, names = labels_N[rows, at], names_NL[rows, at]
+        record = encode(spec, made(part(logits_NC, rows, at)).flatten(0, 1), labels.flatten(), names.ravel())
+        return {name: array.view(*names.shape, *array.shape[1:]) for name, array in record.items()}
+
+    return joined([joined([encoded(rows, at) for at in cuts], axis=1) for rows, cuts in steps(logits_NC)])
 
 
 def _by_position(spec: LabelSpec) -> bool:
@@ -135,12 +148,12 @@ def _by_position(spec: LabelSpec) -> bool:
 
 
 def _names(spec: LabelSpec, ids_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A name for each position of each sample, by which it draws, [R]."""
+    """A name for each position of each sample, by which it draws, [N, L]."""
     positions = spec.positions or 1
-    return (ids_N[:, None] * positions + np.arange(positions)).ravel()
+    return ids_N[:, None] * positions + np.arange(positions)
 
 
-def refuse_other_classes(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> None:
+def refuse_other_classes(spec: LabelSpec, logits_NC: Logits, ids_N: NDArray[np.int64]) -> None:
     """Raise TeacherError unless the logits are [N, C], or [N, L, C] of records of L positions."""
     row_shape = (spec.classes,) if spec.positions is None else (spec.positions, spec.classes)
     if logits_NC.shape[1:] != row_shape:
@@ -159,19 +172,31 @@ def storable(record: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([array.isfinite().all() for array in floats]).all()
 
 
-def refuse(spec: LabelSpec, logits_NC: Tensor, ids_N: NDArray[np.int64]) -> NoReturn:
-    """Raise TeacherError about a batch whose record is not `storable`, naming samples and what to do."""
+def refuse(spec: LabelSpec, logits_NC: Logits, ids_N: NDArray[np.int64]) -> NoReturn:
+    """Raise TeacherError about a batch whose record is not `storable`, naming samples and what to do.
+
+    Logits that are yet to be made are made a sample at a time, and the first that cannot be stored is named.
+    """
+    if isinstance(logits_NC, Deferred):
+        alone = [slice(at, at + 1) for at in range(len(ids_N))]
+        first = next((at for at in alone if not _sound(spec, logits_NC.of(at), ids_N[at])), alone[0])
+        logits_NC, ids_N = logits_NC.of(first).made(), ids_N[first]
     wide_NC = logits_NC.detach().to(torch.float32)
     refuse_non_finite(wide_NC, ids_N)
-    if _by_position(spec):
-        wide_NC, ids_N = wide_NC.flatten(0, 1), np.repeat(ids_N, spec.positions or 1)
-    unlabelled_N = torch.full((len(ids_N),), -1, device=wide_NC.device)
-    if storable(ENCODINGS[spec.encoding].encode(spec, wide_NC, unlabelled_N, ids_N)):
+    if _sound(spec, wide_NC, ids_N):
         raise TeacherError(
             f"The teacher's logits of {len(ids_N)} samples (the first with id {ids_N[0]}) could not be stored, and "
             "changed since: its network answers in the same memory each time. Have it return a new tensor (`.clone()`)."
         )
+    if _by_position(spec):
+        wide_NC, ids_N = wide_NC.flatten(0, 1), np.repeat(ids_N, spec.positions or 1)
     ENCODINGS[spec.encoding].refuse(spec, wide_NC, ids_N)
+
+
+def _sound(spec: LabelSpec, logits_NC: Logits, ids_N: NDArray[np.int64]) -> bool:
+    """Whether a batch can be stored."""
+    unlabelled = torch.full(logits_NC.shape[:-1], -1, device=logits_NC.device)
+    return bool(storable(launch(spec, logits_NC, unlabelled, ids_N)))
 
 
 def refuse_strange_labels(spec: LabelSpec, labels_N: NDArray[np.int64], ids_N: NDArray[np.int64]) -> None:

@@ -113,7 +113,7 @@ def _tail_of(spec: LabelSpec, logits_NC: Tensor, kept_NK: Tensor, seeds_N: Tenso
     """What is stored besides the head, of one block."""
     room = _tail(spec)
     units_NC = units(logits_NC, *spec.temperatures).scatter_(1, kept_NK, 0)
-    sample = threshold_sample(units_NC, room, room - 1, random_bits(seeds_N, 1)[:, 0])
+    sample = threshold_sample([lambda: units_NC], room, room - 1, random_bits(seeds_N, 1)[:, 0])
     there = torch.cat([sample.units_NH > 0, sample.drawn_NB], dim=1)
     first = there.logical_not().int().argsort(dim=1, stable=True)[:, :room]
     classes_NM, there_NM = torch.cat([sample.head_NH, sample.tail_NB], dim=1).gather(1, first), there.gather(1, first)

@@ -74,9 +74,8 @@ def _encoded(spec: LabelSpec, logits_NC: Tensor, seeds_N: Tensor) -> dict[str, T
     room = min(_draws(spec), spec.classes)
     ids_NK = drawn_NK.new_full((len(drawn_NK), room), absent(spec.classes)).scatter_(1, place_NK, drawn_NK)
     counts_NK = torch.zeros_like(ids_NK).scatter_add_(1, place_NK, torch.ones_like(place_NK))
-    sound_N1 = logits_NC.isfinite().all(dim=1, keepdim=True)
     dtype = getattr(torch, _counts_dtype(spec))
-    return {"ids": packed(ids_NK, spec.classes), "counts": (counts_NK * sound_N1).to(dtype)}
+    return {"ids": packed(ids_NK, spec.classes), "counts": (counts_NK * (sums_NC[:, -1:] > 0)).to(dtype)}
 
 
 def _draws(spec: LabelSpec) -> int:

@@ -23,7 +23,7 @@ Shape legend
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pipeline.encodings.blocks import in_blocks
+from pipeline.encodings.blocks import Logits, in_blocks, joined, made, part, steps
 from pipeline.encodings.draws import (
     MOST_BUDGET,
     MOST_POSITIONS,
@@ -91,13 +91,23 @@ def arrays(spec: LabelSpec) -> tuple[ArraySpec, ...]:
 
 def encode(
     spec: LabelSpec,
-    logits_NC: Tensor,
+    logits_NC: Logits,
     labels_N: Tensor,  # noqa: ARG001 - the signature of every encoding
     ids_N: NDArray[np.int64],
 ) -> dict[str, Tensor]:
-    """Draw, by the sample's id and the spec's seed. With positions the logits are [N, L, C]."""
+    """Draw, by the sample's id and the spec's seed. With positions the logits are [N, L, C], and may be yet to be made.
+
+    A record of more than a block is cut along its positions; deferred logits are then made twice.
+    """
     seeds_N = seeds_of("sampled", spec.seed, ids_N, logits_NC.device)
-    return in_blocks(partial(_encoded, spec), logits_NC, seeds_N)
+    if not spec.positions:
+        return in_blocks(lambda block_NC, seeds_N: _encoded(spec, [block_NC], seeds_N), made(logits_NC), seeds_N)
+    return joined(
+        [
+            _encoded(spec, [part(logits_NC, rows, at) for at in positions], seeds_N[rows])
+            for rows, positions in steps(logits_NC)
+        ]
+    )
 
 
 def decode(spec: LabelSpec, record: Mapping[str, Tensor]) -> SampledLabels:
@@ -190,11 +200,11 @@ def _lengths_dtype(spec: LabelSpec) -> str:
     return "uint16" if _budget(spec) <= np.iinfo(np.uint16).max - 1 else "uint32"
 
 
-def _encoded(spec: LabelSpec, logits_NX: Tensor, seeds_N: Tensor) -> dict[str, Tensor]:
-    """The record of one block of rows; X is C or [L, C]."""
+def _encoded(spec: LabelSpec, cuts: Sequence[Logits], seeds_N: Tensor) -> dict[str, Tensor]:
+    """The records of one block of rows, [N, C] or [N, L, C], cut along the positions."""
     budget, exact = _budget(spec), _exact(spec)
-    units_NM = units(logits_NX, spec.temperatures[0]).flatten(1)
-    sample = threshold_sample(units_NM, budget, min(exact, budget - 1), random_bits(seeds_N, 1)[:, 0])
+    blocks = [partial(_units, spec, cut) for cut in cuts]
+    sample = threshold_sample(blocks, budget, min(exact, budget - 1), random_bits(seeds_N, 1)[:, 0])
     places = torch.cat([sample.head_NH, sample.tail_NB], dim=1)
     there = torch.cat([sample.units_NH > 0, sample.drawn_NB], dim=1)
     position = places // spec.classes
@@ -203,7 +213,8 @@ def _encoded(spec: LabelSpec, logits_NX: Tensor, seeds_N: Tensor) -> dict[str, T
     order = torch.where(there, 2 * position + late, 2 * MOST_POSITIONS).argsort(dim=1, stable=True)[:, :budget]
     first = torch.where(sample.units_NH > 0, sample.head_NH // spec.classes, MOST_POSITIONS).argsort(dim=1, stable=True)
     weights_NH = sample.units_NH.gather(1, first)[:, :exact].to(torch.float32) / 2.0**UNIT_BITS
-    sound_N = logits_NX.flatten(1).isfinite().all(dim=1)
+    # A position that is not finite has no units at all, and those of the others are rounded by far less.
+    sound_N = sample.total > ((spec.positions or 1) - HALF) * 2**UNIT_BITS
     there_NB = there.gather(1, order)
     ids_NB = torch.where(there_NB, (places % spec.classes).gather(1, order), absent(spec.classes))
     record = {
@@ -217,3 +228,8 @@ def _encoded(spec: LabelSpec, logits_NX: Tensor, seeds_N: Tensor) -> dict[str, T
         record["lengths"] = none_NL.scatter_add(1, position, there.to(torch.int64)).to(dtype)
         record["exact"] = none_NL.scatter_add(1, position[:, : exact_NH.shape[1]], exact_NH).to(dtype)
     return record
+
+
+def _units(spec: LabelSpec, logits_NX: Logits) -> Tensor:
+    """All classes of all positions in one row, [N, M]."""
+    return units(made(logits_NX).to(torch.float32), spec.temperatures[0]).flatten(1)

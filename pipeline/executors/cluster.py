@@ -15,6 +15,7 @@ from typing import Any
 
 import distributed
 from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin
+from distributed.comm import get_address_host_port
 from distributed.utils import LoopRunner
 
 from pipeline.errors import ClusterError, ConfigError
@@ -119,6 +120,7 @@ def _worker(number: int, gpu: Sequence[str]) -> dict[str, object]:
 @contextmanager
 def _client(address: str) -> Iterator[Client]:
     try:
+        get_address_host_port(address)  # a client that finds out for itself has begun a thread by then, which stays
         refuse_silent(address, CONNECT_SECONDS)
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False, name="softlabels")
     except ValueError as error:

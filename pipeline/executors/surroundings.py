@@ -9,8 +9,6 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from distributed.comm import get_address_host_port
-
 from pipeline.errors import ClusterError, ConfigError
 
 PAGE_SECONDS = 2
@@ -44,13 +42,12 @@ def refuse_silent(address: str, seconds: float) -> None:
     Raises:
         ClusterError: it says nothing.
         OSError: nothing answers.
-        ValueError: this is no address. A client of Dask's would find that out with its thread begun, which stays.
 
     """
-    host, port = get_address_host_port(address)
-    if not address.startswith("tcp://"):
-        return
-    with socket.create_connection((host, port), seconds) as connection:
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if not address.startswith("tcp://") or not port.isdigit():
+        return  # Dask says what is wrong with it
+    with socket.create_connection((host.strip("[]"), int(port)), seconds) as connection:
         try:
             said = connection.recv(1)
         except OSError:

@@ -10,6 +10,8 @@ Shape legend
 """
 
 import inspect
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -70,6 +72,7 @@ def ask_for_next(model: str, network: nn.Module, length: int) -> None:
         handle = network.register_forward_pre_hook(way, with_kwargs=True)
         try:
             if _apart(network):
+                _in_halves(network, way)
                 return
         except Exception as error:  # noqa: BLE001 - a model that cannot be asked this way: anything may come of it
             failed = error
@@ -80,6 +83,31 @@ def ask_for_next(model: str, network: nn.Module, length: int) -> None:
         f"sees what comes later{said}. Take another model: those whose layers are all causal attention do, such as "
         "Llama's, Qwen's, Gemma's, Mistral's and GPT-2's."
     ) from failed
+
+
+def _in_halves(network: nn.Module, way: Callable[..., Asked]) -> None:
+    """Let a model be asked for what its last layer is given, and that layer by itself, where no more is to be done.
+
+    Some scale the logits, or bend them: those are left alone, and asked as a whole.
+    """
+    body, last = getattr(network, "base_model", network), network.get_output_embeddings()  # type: ignore[operator]
+    if body is network or last is None or hasattr(network, "hidden") or hasattr(network, "head"):
+        return
+
+    def hidden(network: nn.Module, tokens_N2L: Tensor) -> Tensor:
+        _, asked = way(network, (tokens_N2L,), {})
+        given: Tensor = network.base_model(**asked)[0]  # type: ignore[operator]
+        return given
+
+    tokens_12L = torch.stack([torch.tensor(_words(_config(network), 4)), torch.arange(4)])[None]
+    training = network.training
+    network.eval()
+    with torch.no_grad():
+        whole = torch.equal(last(hidden(network, tokens_12L)), network(tokens_12L))
+    network.train(training)
+    if whole:
+        # Past the network's own list of modules, in which its last layer would have two names.
+        vars(network).update(hidden=MethodType(hidden, network), head=last)
 
 
 def ask_for_classes(model: str, network: nn.Module) -> None:

@@ -75,7 +75,7 @@ def text_classifier(
 
 
 class LanguageModel(nn.Module):
-    """What a decoder makes of each token, and the next token's logits from it."""
+    """What a decoder makes of each token, and by the `head` the next token's logits from it."""
 
     def __init__(self, decoder: "Decoder", classes: int, *, tied: bool) -> None:
         super().__init__()
@@ -86,8 +86,13 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens_N2L: Tensor) -> Tensor:
         """[N, 2, L] to [N, L, C]."""
-        logits: Tensor = self.head(self.decoder(tokens_N2L))
+        logits: Tensor = self.head(self.hidden(tokens_N2L))
         return logits
+
+    def hidden(self, tokens_N2L: Tensor) -> Tensor:
+        """What the head is given: [N, 2, L] to [N, L, E]."""
+        hidden: Tensor = self.decoder(tokens_N2L)
+        return hidden
 
 
 class TextClassifier(nn.Module):

@@ -4,6 +4,7 @@ Shape legend: N rows, C classes, X the shape of one input.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Member, TeacherSettings, ViewSettings
 from pipeline.devices import autocast, pick_device, place
+from pipeline.encodings.blocks import Deferred, Logits
 from pipeline.errors import TeacherError
 from pipeline.models import build, count_parameters
 from pipeline.teachers.ensemble import Ensemble
@@ -57,11 +59,39 @@ class Teacher:
             TeacherError: the network does not answer with one row of logits an input.
 
         """
+        axes = (2, 3) if self.views.input == "tokens" else (2,)
+        return self._asked(self.network, inputs_NX, axes)
+
+    @torch.inference_mode()
+    def answer_in_blocks(self, inputs_N3L: torch.Tensor, classes: int) -> Logits:
+        """The logits of sequences, as `answer`'s but that those beyond the classes are left out.
+
+        They are yet to be made if the network has `hidden`, which gives what its last layer is given, `[N, L, E]`, and
+        `head`, which makes logits of any part of that.
+
+        Raises:
+            TeacherError: as `answer`.
+
+        """
+        hidden, head = (getattr(self.network, name, None) for name in ("hidden", "head"))
+        if hidden is None or head is None:
+            return self.answer(inputs_N3L)[..., :classes]
+
+        def logits(hidden_NLE: torch.Tensor) -> torch.Tensor:
+            with autocast(self.device, self.settings.precision):
+                made: torch.Tensor = head(hidden_NLE)
+            return made
+
+        return Deferred(self._asked(hidden, inputs_N3L, (3,)), logits, classes)
+
+    def _asked(
+        self, ask: Callable[[torch.Tensor], torch.Tensor], inputs_NX: torch.Tensor, axes: tuple[int, ...]
+    ) -> torch.Tensor:
         inputs = network_input(inputs_NX, self.views, channels_last=self.settings.channels_last)
         fits = True
         try:
             with autocast(self.device, self.settings.precision):
-                answer = self.network(inputs)
+                answer = ask(inputs)
         except torch.OutOfMemoryError as error:
             fits = len(inputs) == 1
             if fits:
@@ -76,8 +106,7 @@ class Teacher:
                 "ran out of memory."
             ) from error
         if not fits:  # here, where the error does not hold on to what was in memory any more
-            return self._halves(inputs_NX)
-        axes = (2, 3) if self.views.input == "tokens" else (2,)
+            return self._halves(ask, inputs_NX, axes)
         if not isinstance(answer, torch.Tensor) or answer.ndim not in axes or len(answer) != len(inputs_NX):
             found = list(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
             raise TeacherError(
@@ -86,7 +115,9 @@ class Teacher:
             )
         return answer
 
-    def _halves(self, inputs_NX: torch.Tensor) -> torch.Tensor:
+    def _halves(
+        self, ask: Callable[[torch.Tensor], torch.Tensor], inputs_NX: torch.Tensor, axes: tuple[int, ...]
+    ) -> torch.Tensor:
         _LOG.warning(
             "the teacher %s ran out of memory on a batch of %d: its halves are asked instead. teacher.batch_size = %d "
             "would be quicker.",
@@ -96,7 +127,7 @@ class Teacher:
         )
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return torch.cat([self.answer(half) for half in inputs_NX.chunk(2)])
+        return torch.cat([self._asked(ask, half, axes) for half in inputs_NX.chunk(2)])
 
 
 def load_teacher(settings: TeacherSettings, views: ViewSettings, input_shape: tuple[int, ...], classes: int) -> Teacher:

@@ -18,14 +18,14 @@ def bits_for(start: torch.Tensor, bound: int) -> torch.Tensor:
 
 def every_start(row: list[int], budget: int, exact: int) -> tuple[torch.Tensor, torch.Tensor, int, int]:
     """Of one row, and all starts there are: the exact units and how often each class was drawn, the rest, the count."""
-    once = threshold_sample(torch.tensor([row]), budget, exact, torch.zeros(1, dtype=torch.int64))
+    once = threshold_sample([lambda: torch.tensor([row])], budget, exact, torch.zeros(1, dtype=torch.int64))
     rest, count = int(once.rest_N), int(once.count_N)
     head = torch.zeros(len(row), dtype=torch.int64).scatter_add(0, once.head_NH[0], once.units_NH[0])
     times = torch.zeros(len(row), dtype=torch.int64)
     if rest:
         starts = torch.arange(rest)
         many = torch.tensor([row]).expand(rest, -1).clone()
-        sample = threshold_sample(many, budget, exact, bits_for(starts, rest))
+        sample = threshold_sample([lambda: many], budget, exact, bits_for(starts, rest))
         for places, drawn in zip(sample.tail_NB, sample.drawn_NB, strict=True):
             assert len(set(places[drawn].tolist())) == count, "none twice"
             times.scatter_add_(0, places[drawn], torch.ones(count, dtype=torch.int64))
@@ -50,7 +50,7 @@ def test_over_all_starts_a_class_is_drawn_exactly_as_often_as_its_probability_sa
 def test_a_record_never_holds_more_ids_than_its_budget(row: list[int], budget: int, exact: int) -> None:
     """Law: exact ones and drawn ones together, and no exact one is drawn besides."""
     exact = min(exact, budget - 1)
-    sample = threshold_sample(torch.tensor([row]), budget, exact, torch.tensor([12345]))
+    sample = threshold_sample([lambda: torch.tensor([row])], budget, exact, torch.tensor([12345]))
     head = sample.head_NH[sample.units_NH > 0].tolist()
     drawn = sample.tail_NB[sample.drawn_NB].tolist()
     assert len(head) <= exact
@@ -69,7 +69,7 @@ def test_a_row_with_room_for_all_its_classes_is_exact(row: list[int]) -> None:
 @given(UNITS, st.integers(2, 9))
 def test_what_is_not_exact_is_no_likelier_than_the_threshold(row: list[int], budget: int) -> None:
     """Law: p >= tau is exact, the others have p <= tau = rest / count: a probability of drawing is at most 1."""
-    sample = threshold_sample(torch.tensor([row]), budget, budget - 1, torch.tensor([0]))
+    sample = threshold_sample([lambda: torch.tensor([row])], budget, budget - 1, torch.tensor([0]))
     others = torch.tensor(row).scatter(0, sample.head_NH[0][sample.units_NH[0] > 0], 0)
     assert int(others.max()) * int(sample.count_N) <= int(sample.rest_N)
     kept = sample.units_NH[sample.units_NH > 0]

@@ -1,5 +1,6 @@
 """Models of transformers on tokens: its own logits, documents kept apart, padding overlooked, or a refusal."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -124,6 +125,28 @@ def test_a_packed_document_is_answered_as_transformers_answers_it_alone(
         alone = network.forward(input_ids=TOKENS[row : row + 1, 0, start:end]).logits[0]
         torch.testing.assert_close(packed[row, start:end], alone, atol=1e-5, rtol=0)
     assert packed.shape == (*PLACES.shape, WORDS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_model_is_asked_in_halves_where_its_last_layer_is_all_that_is_left_to_do(name: str, tmp_path: Path) -> None:
+    """Law: what it hides, through its head, is its answer. BERT does more before its head, Gemma 2 behind it.
+
+    No tensor has a second name by it.
+    """
+    network = built(told(tmp_path, name), CAUSAL, WORDS)
+    halved = {"hidden", "head"} <= set(vars(network))
+    assert halved == (not name.startswith(("gemma2", "bert")))
+    if halved:
+        with torch.no_grad():
+            assert torch.equal(network.head(network.hidden(TOKENS)), network(TOKENS))  # type: ignore[operator]
+            other = copy.deepcopy(network).apply(_halve)
+            assert torch.equal(other.head(other.hidden(TOKENS)), other(TOKENS)), "also of a copy"  # type: ignore[operator]
+        assert not any(each.startswith(("head", "hidden")) for each in network.state_dict())
+
+
+def _halve(module: nn.Module) -> None:
+    for weight in module.parameters(recurse=False):
+        weight.data.mul_(0.5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
