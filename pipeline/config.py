@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.complaints import explained
 from pipeline.errors import ConfigError
+from pipeline.features import FeatureSettings, names_apart
 from pipeline.kinds import AnySource
 from pipeline.settings import FilePath, Fraction, Location, Options, PerChannel, Settings
 from pipeline.store.mirror import DEFAULT, MirrorSettings
@@ -143,6 +144,8 @@ class TeacherSettings(Member):
     members: Annotated[tuple[Member, ...], Field(strict=False)] = ()
     mixture: Literal["probabilities", "logits"] = "probabilities"
     """Of the members: the mean of their probabilities at temperature 1, or of their logits."""
+    features: Annotated[tuple[FeatureSettings, ...], Field(strict=False), AfterValidator(names_apart)] = ()
+    """Modules inside it whose outputs are kept too. Those of a mixture are named `members.0.MODULE` and so on."""
 
     @property
     def asked(self) -> tuple[Member, ...]:

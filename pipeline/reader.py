@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline import encodings
+from pipeline import encodings, features
 from pipeline.config import Student
 from pipeline.datasets import Dataset, ids_digest
 from pipeline.encodings.ids import four_bytes
@@ -243,7 +243,7 @@ def label_spec(cache: LabelCache) -> LabelSpec:
         encodings.check(spec)
     except (ValidationError, ConfigError) as error:
         raise CorruptError(f"{cache.place}: its job describes labels that cannot be read: {error}") from None
-    expected = (*ROW_ARRAYS, *encodings.arrays(spec))
+    expected = (*ROW_ARRAYS, *encodings.arrays(spec), *features.arrays(spec.features))
     found = [_form(array) for array in cache.job.arrays]
     if found not in (list(map(_form, expected)), [_form(four_bytes(array)) for array in expected]):
         raise CorruptError(

@@ -395,7 +395,7 @@ def test_a_cache_made_in_two_runs_is_the_cache_made_in_one(
     """Law: wherever the first was stopped, the same cache id and whole to the byte."""
     spec = SPECS["dense float32"]
     job, labeller = caches["dense float32"].job, Labeller(dataset, teacher, spec)
-    assert job.labels == {**asdict(spec), "temperatures": []}
+    assert job.labels == {**asdict(spec), "temperatures": [], "features": []}
     for cut in (1, 3, 6):
         with CacheWriter.open(tmp_path / str(cut), job, {}) as writer:
             assert not generate(writer.missing(), labeller, writer.commit, cut)
