@@ -1,17 +1,18 @@
-"""What a teacher's inside layers make of a sample, as settings and as arrays of a cache.
+"""What a teacher's inside layers make of a sample, as settings and as arrays of a cache; and what students hear of it.
 
 Kept beside the labels: under the same receipts, views and fingerprints. Not for whole maps of large networks, which
-take megabytes a sample: reduce them. Nothing here imports torch; `pipeline.reductions` computes.
+take megabytes a sample: reduce them. Nothing here imports torch; `pipeline.reductions` and `pipeline.tutor` compute.
 """
 
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.labels import ArraySpec, FeatureSpec
 from pipeline.settings import Settings
+from pipeline.terms import Weight
 
 PREFIX, SCALE, FILL = "feature_", "_scale", -128
 Reduction: TypeAlias = Literal["none", "mean", "projection"]
@@ -50,6 +51,55 @@ class FeatureSettings(Settings):
         seed = self.seed if self.reduction == "projection" else 0
         shapes = tuple(module_shape), tuple(row_shape)
         return FeatureSpec(self.name, self.module, self.reduction, self.dtype, *shapes, seed)
+
+
+class Hint(Settings):
+    """A term of a student's loss that compares a module of its own with a feature of its teacher.
+
+    In TOML, `[[students.NAME.hints]]`.
+    """
+
+    loss: Literal[
+        "feature_mse",
+        "feature_cosine",
+        "feature_sphere",
+        "rkd_distance",
+        "rkd_angle",
+        "similarity",
+        "cka",
+        "attention",
+        "infonce",
+        "crd",
+    ]
+    """A name of `pipeline.hints`; `docs/methods.md` says which is for what."""
+    feature: Annotated[str, Field(min_length=1)]
+    """A name of `[[teacher.features]]`."""
+    module: Annotated[str, Field(min_length=1)]
+    """A module of the student, as `network.named_modules()` has it."""
+    weight: Weight = 1.0
+    regressor: bool = True
+    """Of losses that compare element by element: whether a linear layer, trained with the student and thrown away
+    after, brings its feature to the teacher's shape. Without one the shapes have to be equal."""
+    negatives: PositiveInt = 1024
+    """Of `infonce` and `crd`: how many samples, drawn from the whole cache for each batch, a student is told apart
+    from."""
+    temperature: PositiveFloat = 0.07
+    """Of `infonce` and `crd`."""
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether it needs features of other samples."""
+        return self.loss in {"infonce", "crd"}
+
+    @property
+    def compares_rows(self) -> bool:
+        """Whether it compares the samples of a batch with each other."""
+        return self.loss in {"rkd_distance", "rkd_angle", "similarity", "cka"}
+
+    @property
+    def regresses(self) -> bool:
+        """Whether it compares element by element what a learned layer makes of the student's feature."""
+        return self.regressor and not self.compares_rows and self.loss != "attention"
 
 
 def names_apart(features: tuple[FeatureSettings, ...]) -> tuple[FeatureSettings, ...]:

@@ -92,6 +92,20 @@ class Tensors:
 
 
 @dataclass(frozen=True)
+class Inside(Tensors):
+    """What a teacher's inside layers made of N samples, by the name of each feature, and of others to tell them from."""
+
+    features: dict[str, Tensor]  # [N, *row_shape] in float32
+    others: dict[str, Tensor]  # [K, *row_shape]: of K samples of the cache, none of them among the N
+
+    def map(self, change: Callable[[Any], Any]) -> Self:
+        """The same with each tensor changed."""
+        return replace(
+            self, **{name: {key: change(each) for key, each in part.items()} for name, part in vars(self).items()}
+        )
+
+
+@dataclass(frozen=True)
 class DenseLabels(Tensors):
     """Every logit of every class: `logits_NC` in float32."""
 
