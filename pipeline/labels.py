@@ -93,7 +93,7 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Inside(Tensors):
-    """What a teacher's inside layers made of N samples, by the name of each feature, and of others to tell them from."""
+    """What a teacher's inside layers made of N samples, by the name of each, and of others to tell them from."""
 
     features: dict[str, Tensor]  # [N, *row_shape] in float32
     others: dict[str, Tensor]  # [K, *row_shape]: of K samples of the cache, none of them among the N
