@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.complaints import explained
 from pipeline.errors import ConfigError
 from pipeline.kinds import AnySource
+from pipeline.schedules import Temperature
 from pipeline.settings import FilePath, Fraction, Location, Options, PerChannel, Settings
 from pipeline.store.mirror import DEFAULT, MirrorSettings
 from pipeline.terms import Loss, Term, one_term
@@ -231,7 +232,7 @@ class Student(Training):
     options: Options = Field(default_factory=dict)
     loss: Loss = "kd"
     """A term by its name, beside the true labels: (1 - alpha) hard + alpha NAME; or a list of terms with weights."""
-    temperature: PositiveFloat = 4.0
+    temperature: Temperature = 4.0
     alpha: Fraction = 0.9
     true_labels: PositiveInt | None = None
     """How many true labels this student may see, the same number of each class; left out, all there are."""

@@ -24,6 +24,7 @@ from pipeline.labels import Heard
 from pipeline.objective import Objective
 from pipeline.ranks import ALONE, Ranks
 from pipeline.reader import Batch
+from pipeline.schedules import Progress
 from pipeline.seeds import seed_of
 from pipeline.sequences import refuse_other_tokenizer
 from pipeline.views import network_input, viewed
@@ -168,7 +169,7 @@ class Epoch:
         if not self.learner.network.training:
             self.learner.shared.train()
         try:
-            loss = self.loss.at(self.learner.progress) if isinstance(self.loss, Objective) else self.loss
+            loss = self.loss.at(self.progress) if isinstance(self.loss, Objective) else self.loss
             with GENERATORS:
                 torch.manual_seed(seed_of("step", self.seed, self.number, self.steps, self.learner.ranks.rank))
                 mean = step(self.learner, batch, loss, rows)
@@ -181,6 +182,11 @@ class Epoch:
         self.steps += 1
         self._unread = mean, rows
         return before
+
+    @property
+    def progress(self) -> Progress:
+        """How much of the run is done, in steps and in epochs."""
+        return Progress(self.learner.progress, self.number / max(1, self.learner.settings.epochs - 1))
 
     @property
     def _advice(self) -> str:
