@@ -48,6 +48,8 @@ training = {
     "optimizer": st.sampled_from(["adamw", "sgd"]),
     "momentum": fractions,
     "weight_decay": st.floats(0, allow_infinity=False),
+    "decay": st.sampled_from(["all", "weights"]),
+    "no_decay": st.lists(texts.filter(bool), max_size=2),
     "schedule": st.sampled_from(["cosine", "constant"]),
     "warmup": fractions,
     "clip_norm": positive,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from river_cases import job_for, part_of
 
 from pipeline import encodings
-from pipeline.config import TeacherSettings, Training, ViewSettings
+from pipeline.config import TeacherSettings, ViewSettings
 from pipeline.datasets import open_dataset
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.datasets.digits import from_digits
@@ -27,6 +27,7 @@ from pipeline.models import build
 from pipeline.objective import objective
 from pipeline.order import ONE_VIEW, EpochSampler, ViewOrder
 from pipeline.reader import Batch, Reader
+from pipeline.regimen import Training
 from pipeline.schedules import PositiveRamp, Ramp
 from pipeline.store.layout import Shard
 from pipeline.store.mapped import LabelCache

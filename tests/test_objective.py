@@ -15,13 +15,14 @@ from river_cases import CLASSES, STEADY, samples, told, write_cache
 from torch import Tensor
 
 from pipeline import losses
-from pipeline.config import Student, Training, ViewSettings
+from pipeline.config import Student, ViewSettings
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.errors import ConfigError
 from pipeline.labels import DenseLabels
 from pipeline.models import build
 from pipeline.objective import Objective, objective
 from pipeline.reader import Batch, Reader
+from pipeline.regimen import Training
 from pipeline.schedules import Progress
 from pipeline.terms import TERMS, Term
 from pipeline.training import Epoch, Learner, start

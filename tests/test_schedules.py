@@ -13,12 +13,13 @@ from pydantic import ValidationError
 from river_cases import CLASSES, STEADY, samples, told, write_cache
 
 from pipeline import losses
-from pipeline.config import Student, Training, ViewSettings
+from pipeline.config import Student, ViewSettings
 from pipeline.errors import ConfigError
 from pipeline.labels import DenseLabels, LabelSpec
 from pipeline.models import build
 from pipeline.objective import Objective
 from pipeline.reader import Batch, Reader
+from pipeline.regimen import Training
 from pipeline.schedules import BEGIN, PositiveRamp, Progress, Ramp, value_at
 from pipeline.terms import TERMS, Term, refuse_unserved
 from pipeline.training import Epoch, Learner, start
