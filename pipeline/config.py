@@ -27,15 +27,14 @@ from pipeline.complaints import explained
 from pipeline.errors import ConfigError
 from pipeline.features import FeatureSettings, names_apart
 from pipeline.kinds import AnySource
+from pipeline.regimen import Device, Precision, Seed, Training
+from pipeline.schedules import Temperature
 from pipeline.settings import FilePath, Fraction, Location, Options, PerChannel, Settings
 from pipeline.store.mirror import DEFAULT, MirrorSettings
 from pipeline.terms import Loss, Term, one_term
 
 Mixture: TypeAlias = Literal["probabilities", "logits", "vote"]
 TOKENS, ENSEMBLE = "tokens", "ensemble"
-Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**62)]
-Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
-Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def _positive(value: float | tuple[float, ...]) -> float | tuple[float, ...]:
@@ -99,25 +98,6 @@ class ViewSettings(Settings):
         table: dict[str, Any] = handler(self)
         left_out = ("mean", "std") if self.preprocessing is not None else ()
         return {name: value for name, value in table.items() if name not in left_out}
-
-
-class Training(Settings):
-    """One training run: the same keys for a student and for `[teacher.fit]`."""
-
-    epochs: PositiveInt = 10
-    batch_size: PositiveInt = 128
-    learning_rate: PositiveFloat = 1e-3
-    seed: Seed = 0
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: Fraction = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: Fraction = 0.05
-    """The share of all steps over which the learning rate rises to its full height."""
-    clip_norm: PositiveFloat | None = None
-    precision: Precision = "float32"
-    channels_last: bool = False
-    device: Device = "auto"
 
 
 _UNSAID: tuple[object, ...] = ({}, 1.0, None)  # what a dumped table of a teacher with members says of its own
@@ -234,7 +214,7 @@ class Student(Training):
     options: Options = Field(default_factory=dict)
     loss: Loss = "kd"
     """A term by its name, beside the true labels: (1 - alpha) hard + alpha NAME; or a list of terms with weights."""
-    temperature: PositiveFloat = 4.0
+    temperature: Temperature = 4.0
     alpha: Fraction = 0.9
     true_labels: PositiveInt | None = None
     """How many true labels this student may see, the same number of each class; left out, all there are."""

@@ -1,4 +1,4 @@
-"""What a student minimises: a sum of losses with weights that may change over a run.
+"""What a student minimises: a sum of losses, whose weights and temperatures may change over a run.
 
 Shape legend
     N  rows (samples)
@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError
 from pipeline.labels import DenseLabels, Heard, MixedLabels
 from pipeline.losses import LOSSES, class_cost, prototypes, standardised, standardised_labels
 from pipeline.reader import Reader
+from pipeline.schedules import BEGIN, Progress, value_at
 from pipeline.seeds import generator
 from pipeline.terms import DIST, WKD, Tempered, Term
 
@@ -34,16 +35,16 @@ class Objective:
     Args:
         terms: the summands, each with its weight.
         costs: for the place of each `wkd` among them, what it costs to take one class for another, [C, C].
-        progress: the share of a run's steps that are done, where a weight changes.
+        progress: how much of a run is done, where a weight or a temperature changes.
 
     """
 
     terms: Sequence[Term]
     costs: Mapping[int, Tensor] = field(default_factory=dict)
-    progress: float = 0.0
+    progress: Progress = BEGIN
 
-    def at(self, progress: float) -> "Objective":
-        """The same with the weights that it has when a share of the steps is done."""
+    def at(self, progress: Progress) -> "Objective":
+        """The same with the weights and temperatures that it has when so much of a run is done."""
         return Objective(self.terms, self.costs, progress)
 
     @property
@@ -83,13 +84,13 @@ class Objective:
         if isinstance(term, Tempered) and term.standardise:
             assert soft is not None, "a tempered term asks the teacher"
             logits_NC, soft = standardised(logits_NC), standardised_labels(soft)
-        given = {"student_logits_NC": logits_NC, "labels_N": labels_N, "labels": soft, **term.options()}
+        given = {"student_logits_NC": logits_NC, "labels_N": labels_N, "labels": soft, **term.options(self.progress)}
         if place in self.costs:
             given["cost_CC"] = self.costs[place].to(logits_NC.device)
         loss_N: Tensor = LOSSES[term.name](**{name: given[name] for name in given.keys() & WANTED[term.name]})
         factor = term.weight_at(self.progress)
         if isinstance(term, Tempered) and term.squared:
-            factor *= term.temperature**2
+            factor *= value_at(term.temperature, self.progress) ** 2
         return loss_N if factor == 1 else factor * loss_N
 
 

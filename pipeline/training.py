@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.optim.optimizer import ParamsT
 
-from pipeline.config import Training, ViewSettings
+from pipeline.config import ViewSettings
 from pipeline.datasets import Dataset
+from pipeline.decay import decaying
 from pipeline.devices import autocast, pick_device, place
 from pipeline.errors import TrainingError
 from pipeline.generators import GENERATORS
@@ -24,6 +26,8 @@ from pipeline.labels import Heard
 from pipeline.objective import Objective
 from pipeline.ranks import ALONE, Ranks
 from pipeline.reader import Batch
+from pipeline.regimen import Training
+from pipeline.schedules import Progress
 from pipeline.seeds import seed_of
 from pipeline.sequences import refuse_other_tokenizer
 from pipeline.views import network_input, viewed
@@ -31,7 +35,7 @@ from pipeline.views import network_input, viewed
 Loss = Callable[[torch.Tensor, torch.Tensor, Heard | None], torch.Tensor]
 """From student logits [N, C], true labels [N] (-1 unknown) and soft labels to a loss a row, [N]."""
 
-OPTIMIZERS: dict[str, Callable[[Iterable[torch.nn.Parameter], Training], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[ParamsT, Training], torch.optim.Optimizer]] = {
     "adamw": lambda weights, s: torch.optim.AdamW(weights, lr=s.learning_rate, weight_decay=s.weight_decay),
     "sgd": lambda weights, s: torch.optim.SGD(
         weights, lr=s.learning_rate, momentum=s.momentum, weight_decay=s.weight_decay
@@ -97,10 +101,15 @@ _PARTS = ("network", "optimizer", "schedule", "scaler")
 def start(
     network: torch.nn.Module, settings: Training, views: ViewSettings, steps: int, ranks: Ranks = ALONE
 ) -> Learner:
-    """A learner at its first step, on its device."""
+    """A learner at its first step, on its device.
+
+    Raises:
+        ConfigError: this machine has no such device, or the network no parameter that a pattern of `no_decay` names.
+
+    """
     device = pick_device(settings.device)
     place(network, device, channels_last=settings.channels_last)
-    optimizer = OPTIMIZERS[settings.optimizer](network.parameters(), settings)
+    optimizer = OPTIMIZERS[settings.optimizer](decaying(network, settings), settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(settings, step, steps))
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
     shared = ranks.share(network, device)
@@ -168,7 +177,7 @@ class Epoch:
         if not self.learner.network.training:
             self.learner.shared.train()
         try:
-            loss = self.loss.at(self.learner.progress) if isinstance(self.loss, Objective) else self.loss
+            loss = self.loss.at(self.progress) if isinstance(self.loss, Objective) else self.loss
             with GENERATORS:
                 torch.manual_seed(seed_of("step", self.seed, self.number, self.steps, self.learner.ranks.rank))
                 mean = step(self.learner, batch, loss, rows)
@@ -181,6 +190,11 @@ class Epoch:
         self.steps += 1
         self._unread = mean, rows
         return before
+
+    @property
+    def progress(self) -> Progress:
+        """How much of the run is done, in steps and in epochs."""
+        return Progress(self.learner.progress, self.number / max(1, self.learner.settings.epochs - 1))
 
     @property
     def _advice(self) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from river_cases import job_for, part_of
 
 from pipeline import encodings
-from pipeline.config import TeacherSettings, Training, ViewSettings
+from pipeline.config import TeacherSettings, ViewSettings
 from pipeline.datasets import open_dataset
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.datasets.digits import from_digits
@@ -27,12 +27,14 @@ from pipeline.models import build
 from pipeline.objective import objective
 from pipeline.order import ONE_VIEW, EpochSampler, ViewOrder
 from pipeline.reader import Batch, Reader
+from pipeline.regimen import Training
+from pipeline.schedules import PositiveRamp, Ramp
 from pipeline.store.layout import Shard
 from pipeline.store.mapped import LabelCache
 from pipeline.store.verify import verify
 from pipeline.store.writer import CacheWriter
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.terms import KD, TERMS, Entropy, Ramp, Term, one_term
+from pipeline.terms import KD, TERMS, Entropy, Term, one_term
 from pipeline.training import Loss, predictor, run_epoch, start
 from pipeline.views import Viewed, viewed
 from pipeline.weights import save_state
@@ -52,6 +54,7 @@ TOLD = {
     **{name: one_term(name, TEMPERATURE, ALPHA) for name, kind in TERMS.items() if kind.serves},
     "kd, standardised": (KD(name="kd", standardise=True),),
     "kd, ever less sure": (KD(name="kd"), Entropy(name="entropy", weight=Ramp(start=0.5, end=-0.5))),
+    "kd, ever sharper": (KD(name="kd", temperature=PositiveRamp(start=8, end=1, by="epoch")),),
 }
 """What a student may be told: every loss that asks the teacher beside the true labels, and sums with more."""
 FASHION = Path("/usr/share/datasets/fashion-mnist")

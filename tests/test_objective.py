@@ -15,13 +15,15 @@ from river_cases import CLASSES, STEADY, samples, told, write_cache
 from torch import Tensor
 
 from pipeline import losses
-from pipeline.config import Student, Training, ViewSettings
+from pipeline.config import Student, ViewSettings
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.errors import ConfigError
 from pipeline.labels import DenseLabels
 from pipeline.models import build
 from pipeline.objective import Objective, objective
 from pipeline.reader import Batch, Reader
+from pipeline.regimen import Training
+from pipeline.schedules import Progress
 from pipeline.terms import TERMS, Term
 from pipeline.training import Epoch, Learner, start
 
@@ -190,7 +192,7 @@ def test_class_costs_are_those_of_their_file(dtype: type, reader: Reader, tmp_pa
     parts = [losses.wkd(student_NC, batch.soft, batch.labels_N, 8.0, made.costs[place]) for place in (1, 2)]
     expected_N = losses.cross_entropy(student_NC, batch.labels_N) + parts[0] + 0.5 * parts[1]
     torch.testing.assert_close(made(student_NC, batch.labels_N, batch.soft), expected_N)
-    torch.testing.assert_close(made.at(0.5)(student_NC, batch.labels_N, batch.soft), expected_N)
+    torch.testing.assert_close(made.at(Progress(0.5))(student_NC, batch.labels_N, batch.soft), expected_N)
 
 
 def test_the_largest_class_costs_that_are_taken_can_be_counted_with(reader: Reader, tmp_path: Path) -> None:

@@ -6,16 +6,14 @@ from inspect import Parameter, signature
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from river_cases import STEADY
 
 from pipeline import encodings
 from pipeline.errors import ConfigError
 from pipeline.labels import LabelSpec
 from pipeline.losses import LOSSES, class_cost
 from pipeline.objective import Objective
-from pipeline.terms import TERMS, Ramp, Tempered, Term, one_term, refuse_unserved, served
+from pipeline.schedules import Progress
+from pipeline.terms import TERMS, Tempered, Term, one_term, refuse_unserved, served
 
 CLASSES = 6
 GRID = (1.0, 2.0)
@@ -30,7 +28,6 @@ SPECS = {
     "sampled, to be standardised": LabelSpec("sampled", CLASSES, "float16", 3, (2.0,), standardised=True),
     "multinomial": LabelSpec("multinomial", CLASSES, "float16", 8, (2.0,)),
 }
-ENDS = st.floats(-1e300, 1e300)
 TENSORS = {"student_logits_NC", "labels", "labels_N", "cost_CC"}
 
 
@@ -39,27 +36,10 @@ def term(name: str, **settings: object) -> Term:
     return TERMS[name].model_validate({"name": name, **settings})
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-@STEADY
-@given(ENDS, ENDS)
-def test_a_ramp_begins_and_ends_exactly_where_it_says(schedule: str, start: float, end: float) -> None:
-    """Law: to the bit, so that a weight which ends at the one of another run is that one; halfway it is halfway."""
-    ramp = Ramp.model_validate({"start": start, "end": end, "schedule": schedule})
-    assert (ramp.at(0.0), ramp.at(1.0)) == (start, end)
-    assert ramp.at(0.5) == pytest.approx(start / 2 + end / 2, abs=1e-12 * max(abs(start), abs(end)))
-
-
-def test_a_ramp_goes_evenly_or_slowly_at_both_ends() -> None:
-    """By hand, a quarter of the way: a quarter of it, or (1 - cos 45 degrees) / 2; left out, evenly."""
-    cosine = Ramp(start=2, end=4, schedule="cosine")
-    assert Ramp(start=2, end=4).at(0.25) == 2.5
-    assert [cosine.at(share) for share in (0.25, 0.75)] == pytest.approx([2 + 0.29289322, 4 - 0.29289322])
-
-
 def test_a_weight_is_a_number_or_a_ramp() -> None:
     """A number stays as it is."""
-    assert [term("kd", weight=0.7).weight_at(progress) for progress in (0.0, 1.0)] == [0.7, 0.7]
-    assert term("kd", weight={"start": 1, "end": 0}).weight_at(0.25) == 0.75
+    assert [term("kd", weight=0.7).weight_at(Progress(share)) for share in (0.0, 1.0)] == [0.7, 0.7]
+    assert term("kd", weight={"start": 1, "end": 0}).weight_at(Progress(0.25)) == 0.75
 
 
 def test_every_loss_has_its_term_under_its_name() -> None:
