@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.complaints import explained
 from pipeline.errors import ConfigError
-from pipeline.features import FeatureSettings, names_apart
+from pipeline.features import FeatureSettings, Hint, names_apart
 from pipeline.kinds import AnySource
 from pipeline.regimen import Device, Precision, Seed, Training
 from pipeline.schedules import Temperature
@@ -233,6 +233,8 @@ class Student(Training):
     """Caches of other teachers of the same samples, which it hears besides the experiment's own, whose weight is 1."""
     mixture: Mixture = "probabilities"
     """What it hears of several teachers: the mean of their probabilities or logits, or the likeliest class of each."""
+    hints: Annotated[tuple[Hint, ...], Field(strict=False)] = ()
+    """Modules of its own that are held against features of the teacher, beside the loss."""
     repeats: PositiveInt = 1
     baseline: str | None = None
     """The student to train as well and to stand beside this one in the table."""
@@ -254,7 +256,7 @@ class Student(Training):
     @property
     def soft(self) -> bool:
         """Whether it asks the teacher."""
-        return any(term.serves for term in self.terms)
+        return bool(self.hints) or any(term.serves for term in self.terms)
 
     @model_validator(mode="after")
     def _hears_someone(self) -> "Student":

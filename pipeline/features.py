@@ -11,8 +11,8 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.labels import ArraySpec, FeatureSpec
+from pipeline.schedules import Weight
 from pipeline.settings import Settings
-from pipeline.terms import Weight
 
 PREFIX, SCALE, FILL = "feature_", "_scale", -128
 Reduction: TypeAlias = Literal["none", "mean", "projection"]

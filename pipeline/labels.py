@@ -97,12 +97,12 @@ class Inside(Tensors):
 
     features: dict[str, Tensor]  # [N, *row_shape] in float32
     others: dict[str, Tensor]  # [K, *row_shape]: of K samples of the cache, none of them among the N
+    among: int  # how many there are in all
 
     def map(self, change: Callable[[Any], Any]) -> Self:
         """The same with each tensor changed."""
-        return replace(
-            self, **{name: {key: change(each) for key, each in part.items()} for name, part in vars(self).items()}
-        )
+        features, others = ({key: change(each) for key, each in part.items()} for part in (self.features, self.others))
+        return replace(self, features=features, others=others)
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ class Reader(torch.utils.data.Dataset[Batch]):
         drawn = generator("others", crc32(wanted.tobytes())).integers(0, self.cached, 2 * count + 4 * wanted.size)
         others = drawn[~np.isin(drawn % len(self), wanted % len(self))][:count]
         found = self._features(wanted, self.features)
-        return Inside(found, self._features(others, [name for name, number in self.features.items() if number]))
+        return Inside(found, self._features(others, {name for name, most in self.features.items() if most}), len(self))
 
     def _features(self, wanted: Rows, features: Iterable[str]) -> dict[str, torch.Tensor]:
         assert self.cache is not None

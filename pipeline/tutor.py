@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, TrainingError
 from pipeline.features import Hint
 from pipeline.hints import HINTS, regressor
 from pipeline.labels import FeatureSpec, Inside
+from pipeline.schedules import Progress, value_at
 from pipeline.taps import refuse_unknown, tapped, tensor_of
 
 VECTOR, MAP = 2, 4
@@ -32,7 +33,6 @@ class Tutor(nn.Module):
         hints: what is compared.
         features: of the cache.
         shapes: of what each module of the student answers to one sample, [X].
-        samples: how many the cache has.
 
     Raises:
         ConfigError: no regressor brings a student's feature to the teacher's shape, or without one the shapes differ;
@@ -46,10 +46,9 @@ class Tutor(nn.Module):
         hints: Sequence[Hint],
         features: Sequence[FeatureSpec],
         shapes: Mapping[str, tuple[int, ...]],
-        samples: int,
     ) -> None:
         super().__init__()
-        self.hints, self.samples = tuple(hints), samples
+        self.hints = tuple(hints)
         self.specs = {spec.name: spec for spec in features}
         layers: list[nn.Module] = []
         for place, hint in enumerate(self.hints):
@@ -69,8 +68,8 @@ class Tutor(nn.Module):
         """The modules of the student that it listens to."""
         return tuple(dict.fromkeys(hint.module for hint in self.hints))
 
-    def forward(self, seen: Mapping[str, object], inside: Inside, progress: float) -> Tensor:
-        """The weighted sum of all hints, [N], at a share of the student's steps.
+    def forward(self, seen: Mapping[str, object], inside: Inside, progress: Progress) -> Tensor:
+        """The weighted sum of all hints, [N], when so much of a run is done.
 
         Raises:
             TrainingError: a module of the student did not run, or gave no numbers.
@@ -78,12 +77,11 @@ class Tutor(nn.Module):
         """
         rows = len(next(iter(inside.features.values())))
         parts = [
-            weight * self._told(hint, layer, _ours(seen, hint.module, rows), inside)
+            # Also where the weight is 0: ranks wait for the gradient of each other's regressors.
+            value_at(hint.weight, progress) * self._told(hint, layer, _ours(seen, hint.module, rows), inside)
             for hint, layer in zip(self.hints, self.regressors, strict=True)
-            if (weight := hint.weight_at(progress))
         ]
-        some = next(iter(inside.features.values()))
-        return torch.stack(parts).sum(dim=0) if parts else some.new_zeros(rows)
+        return torch.stack(parts).sum(dim=0)
 
     def _told(self, hint: Hint, layer: nn.Module, student_NX: Tensor, inside: Inside) -> Tensor:
         teacher_NX = inside.features[hint.feature]
@@ -95,17 +93,12 @@ class Tutor(nn.Module):
         others_KX = inside.others[hint.feature][: hint.negatives]
         options: dict[str, object] = {"temperature": hint.temperature}
         if hint.loss == "crd":
-            options["dataset_size"] = self.samples
+            options["dataset_size"] = inside.among
         return loss(*(each.flatten(1) for each in given), others_KX.flatten(1), **options)
 
 
 def tutor_of(
-    key: str,
-    network: nn.Module,
-    hints: Sequence[Hint],
-    features: Sequence[FeatureSpec],
-    ask: Callable[[], object],
-    samples: int,
+    key: str, network: nn.Module, hints: Sequence[Hint], features: Sequence[FeatureSpec], ask: Callable[[], object]
 ) -> Tutor:
     """A tutor for a network, whose modules' shapes are seen as it answers one sample.
 
@@ -126,7 +119,21 @@ def tutor_of(
                 "each input. Name another module of the student."
             )
         shapes[hint.module] = tuple(found.shape[1:])
-    return Tutor(key, hints, features, shapes, samples)
+    return Tutor(key, hints, features, shapes)
+
+
+def refuse_untold(key: str, hints: Sequence[Hint], positions: int | None, world: int) -> None:
+    """Raise ConfigError about hints that cannot be given to samples with positions, or to so many processes."""
+    if hints and positions is not None:
+        raise ConfigError(
+            f"{key}.hints: each of {positions} positions of a sample has an answer of its own here, and hints are of "
+            "samples that have one. Leave hints out."
+        )
+    if world > 1 and (apart := next((hint.loss for hint in hints if hint.compares_rows), None)):
+        raise ConfigError(
+            f'{key}.hints: the loss "{apart}" compares the samples of a batch, and {world} processes share each: none '
+            "sees them all. Train this student in one process, or by another loss."
+        )
 
 
 def _ours(seen: Mapping[str, object], module: str, rows: int) -> Tensor:

@@ -70,9 +70,26 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
     test = open_test(experiment, dataset)
     answers, known = open_test_cache(experiment, test), contents(experiment, dataset, test)
     with joined() as ranks:
-        school = School(experiment, dataset, test, answers, known, Reader(dataset, cache), runs, ranks)
+        school = School(
+            experiment,
+            dataset,
+            test,
+            answers,
+            known,
+            Reader(dataset, cache, _features(experiment, chosen)),
+            runs,
+            ranks,
+        )
         results = _train_all(school, {name: experiment.students[name] for name in chosen}, restart=restart)
     return compare(results, cache, len(test or ()), runs)
+
+
+def _features(experiment: Experiment, names: Sequence[str]) -> dict[str, int]:
+    """The features that students are told of, and for how many other samples' the most demanding of them asks."""
+    most: dict[str, int] = {}
+    for hint in (hint for name in names for hint in experiment.students[name].hints):
+        most[hint.feature] = max(most.get(hint.feature, 0), hint.negatives if hint.contrasts else 0)
+    return most
 
 
 def _train_all(school: School, students: dict[str, Student], *, restart: bool) -> dict[str, list[Metrics]]:
@@ -143,4 +160,15 @@ def _lesson(school: School, student: Student, seed: int, told: Objective) -> Les
 
     windows = school.reader.windows(student.window) if student.window else None
     views = school.reader.views(student)
-    return Lesson(network, told, student.soft, school.test, school.test_cache, visible, windows, views, hears(student))
+    return Lesson(
+        network,
+        told,
+        student.soft,
+        school.test,
+        school.test_cache,
+        visible,
+        windows,
+        views,
+        student.hints,
+        hears(student),
+    )
