@@ -1,11 +1,18 @@
 """Students that are told of their teacher's inside: every loss, stopped and resumed, and refused where it cannot be."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
-from stage_cases import must, run
+from stage_cases import must, run, words
+
+from pipeline.errors import ConfigError
+from pipeline.features import Hint
+from pipeline.tutor import refuse_untold
 
 VECTOR = '{module = "2", name = "hidden", dtype = "float32"}'
 MAPS = '{module = "0", name = "hidden", reduction = "none"}'
@@ -123,3 +130,24 @@ def test_a_cache_without_features_gives_no_hints() -> None:
     run("train", told("feature_mse"), flags=("--student", "distilled")).refuses(
         2, "has no feature 'hidden'", "It has none"
     )
+
+
+def test_ranks_share_the_tutor(cached: Path) -> None:
+    """Law: two processes train the student and its regressor to what one does, but for the order of sums."""
+    must("train", asked(VECTOR), told("feature_mse"), flags=("--student", "distilled", "--runs", "one"))
+    command = words("train", (asked(VECTOR), told("feature_mse")), ("--student", "distilled", "--runs", "two"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stages"]
+    done = subprocess.run([*torchrun, *command], cwd=cached, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(f"{runs}/distilled/seed-0/student.safetensors") for runs in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("cached")
+def test_ranks_refuse_what_compares_the_samples_of_a_batch() -> None:
+    """Law: none of them sees them all."""
+    with pytest.raises(ConfigError, match='"cka" compares the samples of a batch, and 2 processes share each'):
+        refuse_untold("students.a", [Hint(loss="cka", feature="f", module="m")], None, 2)
+    with pytest.raises(ConfigError, match="each of 8 positions of a sample has an answer of its own"):
+        refuse_untold("students.a", [Hint(loss="feature_mse", feature="f", module="m")], 8, 1)
