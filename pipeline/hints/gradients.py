@@ -70,7 +70,7 @@ def projected_jacobian(
             f"The projections of a Jacobian have the shape {list(projections_RC.shape)}, expected [R, "
             f"{logits_NC.shape[1]}] with R at least 1: a weight for each class. Draw them for the student's classes."
         )
-    logits_NC, projections_RC = lifted(logits_NC, projections_RC)
+    logits_NC, projections_RC = lifted(logits_NC, projections_RC.to(logits_NC.device))
     sums = [(logits_NC * weights_C).sum() for weights_C in projections_RC]
     return torch.stack([_derivative(each, inputs, create_graph=create_graph) for each in sums], dim=1)
 

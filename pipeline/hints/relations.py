@@ -86,8 +86,8 @@ def cka_distance(student_NX: Tensor, teacher_NY: Tensor) -> Tensor:
     and not a loss. The split among the rows is ours: each is at least 0.
 
     It sees neither a shift, a rotation nor a scale of all rows. Where all rows are equal, on either side or both, CKA
-    counts as 0 and each row loses 1, without a gradient at a student's. It is 1 for all batches of two rows that
-    differ, and is biased to it in those with fewer rows than features: not for small batches.
+    counts as 0 and the rows lose 1 in the mean, without a gradient at a student's. It is 1 for all batches of two rows
+    that differ, and biased to it in those with fewer rows than features: not for small batches.
 
     Raises:
         ConfigError: another number of rows.
