@@ -302,14 +302,17 @@ class Experiment(Settings):
     loading: LoadingSettings = LoadingSettings()
     students: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], Student] = Field(default_factory=dict)
 
+    def refuse_unknown(self, names: Sequence[str]) -> None:
+        """Raise ConfigError if there is no student of one of these names."""
+        for name in names:
+            if name not in self.students:
+                known = ", ".join(self.students) or "none"
+                raise ConfigError(f"--student {name}: there is no such student. This experiment has {known}.")
+
     def with_baselines(self, names: Sequence[str]) -> list[str]:
         """The students of these names, or all, each after its baseline; ConfigError if there is none of a name."""
+        self.refuse_unknown(names)
         known = self.students
-        for name in names:
-            if name not in known:
-                raise ConfigError(
-                    f"--student {name}: there is no such student. This experiment has {', '.join(known) or 'none'}."
-                )
         wanted = names or tuple(known)
         if not wanted:
             raise ConfigError(

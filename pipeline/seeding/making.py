@@ -88,6 +88,7 @@ def seed(teacher: Anatomy, student: Anatomy, layers: LayerRule) -> Seed:
     draft = Anatomy(drafted, teacher.heads, teacher.sliceable)
     axes = draft.axes if student.sliceable else {}
     state, kept = narrowed(drafted, axes, student.shapes)
+    _refuse_tied(student.state, state)
     made = tuple(
         Made(name, origin.names, layers if origin.among > 1 else SAME, _narrow(axes.get(name, ()), kept))
         for name, origin in found.items()
@@ -100,6 +101,18 @@ def _mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     if len(tensors) == 1 or not tensors[0].is_floating_point():
         return tensors[0]
     return torch.stack([tensor.double() for tensor in tensors]).mean(0).to(tensors[0].dtype)
+
+
+def _refuse_tied(student: State, made: State) -> None:
+    """Refuse two that are one in the student, and not the same in the teacher."""
+    held: dict[int, str] = {}
+    for name, tensor in student.items():
+        twin = held.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
+        if twin != name and not torch.equal(made[name], made[twin]):
+            raise ConfigError(
+                f"{name} and {twin} are one tensor in the student, and two in the teacher. Untie them in the student's "
+                "options (tied = false, or tie_word_embeddings = false)."
+            )
 
 
 def _narrow(axes: tuple[Axis, ...], kept: Mapping[str, Kept]) -> tuple[str, ...]:
