@@ -14,6 +14,7 @@ from pipeline.config import Student
 from pipeline.errors import MismatchError, TeacherError
 from pipeline.seeding.making import Seed
 from pipeline.seeding.settings import Seeding
+from pipeline.store.files import make_directory
 from pipeline.weights import file_digest, fit_state, load_state, notes_of, save_state
 
 NOTE = "softlabels_seed"
@@ -30,17 +31,18 @@ def write_seed(seed: Seed, settings: Seeding, teacher_sha256: str, *, restart: b
 
     """
     path = settings.checkpoint
-    notes = {**_asked(settings), "teacher_sha256": teacher_sha256, **seed.facts()}
+    said = json.dumps({**_asked(settings), "teacher_sha256": teacher_sha256, **seed.facts()})
     found = _notes(path)
-    if found == notes and not restart:
+    if found == json.loads(said):
         return False
     if path.exists() and (found is None or not restart):
-        what = "first weights made of another teacher, or another way" if found else "a file that no seeding made"
-        again = " or make them anew with --restart" if found else ""
+        what = "first weights made of another teacher, or another way" if found else "what no seeding wrote"
+        again = ", or make them anew with --restart" if found else ""
         raise MismatchError(
-            f"{path} is {what}. Nothing was changed. Name another place in students.NAME.seeded.checkpoint{again}."
+            f"{path} holds {what}. Nothing was changed. Name another place in students.NAME.seeded.checkpoint{again}."
         )
-    save_state(path, seed.state, {NOTE: json.dumps(notes)})
+    make_directory(path.parent)
+    save_state(path, seed.state, {NOTE: said})
     return True
 
 
