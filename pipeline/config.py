@@ -4,7 +4,6 @@
 found, what was expected and the nearest known key. Nothing here imports torch: `inspect` stays quick.
 """
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -29,8 +28,10 @@ from pipeline.features import FeatureSettings, Hint, names_apart
 from pipeline.kinds import AnySource
 from pipeline.regimen import Device, Precision, Seed, Training
 from pipeline.schedules import Temperature
+from pipeline.seeding.settings import Seeding
 from pipeline.settings import FilePath, Fraction, Location, Options, PerChannel, Settings
 from pipeline.store.mirror import DEFAULT, MirrorSettings
+from pipeline.tables import apply, read_table
 from pipeline.terms import Loss, Term, one_term
 
 Mixture: TypeAlias = Literal["probabilities", "logits", "vote"]
@@ -236,6 +237,8 @@ class Student(Training):
     hints: Annotated[tuple[Hint, ...], Field(strict=False)] = ()
     """Modules of its own that are held against features of the teacher, beside the loss."""
     repeats: PositiveInt = 1
+    seeded: Seeding | None = None
+    """Begin from weights made of the teacher's, which `softlabels seed-student` writes."""
     baseline: str | None = None
     """The student to train as well and to stand beside this one in the table."""
 
@@ -284,14 +287,17 @@ class Experiment(Settings):
     loading: LoadingSettings = LoadingSettings()
     students: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], Student] = Field(default_factory=dict)
 
+    def refuse_unknown(self, names: Sequence[str]) -> None:
+        """Raise ConfigError if there is no student of one of these names."""
+        for name in names:
+            if name not in self.students:
+                known = ", ".join(self.students) or "none"
+                raise ConfigError(f"--student {name}: there is no such student. This experiment has {known}.")
+
     def with_baselines(self, names: Sequence[str]) -> list[str]:
         """The students of these names, or all, each after its baseline; ConfigError if there is none of a name."""
+        self.refuse_unknown(names)
         known = self.students
-        for name in names:
-            if name not in known:
-                raise ConfigError(
-                    f"--student {name}: there is no such student. This experiment has {', '.join(known) or 'none'}."
-                )
         wanted = names or tuple(known)
         if not wanted:
             raise ConfigError(
@@ -324,6 +330,13 @@ class Experiment(Settings):
                 raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _seeds_beside_teachers(self) -> "Experiment":
+        for name, student in self.students.items():
+            if student.seeded and student.seeded.checkpoint in {each.checkpoint for each in self.teacher.asked}:
+                raise ValueError(f"students.{name}.seeded.checkpoint is the teacher's own: name another file")
+        return self
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file and apply `key.path=value` overrides (values in TOML; a bare word is a string).
@@ -332,9 +345,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         ConfigError: naming the file, the key path, what was found and what was expected.
 
     """
-    table = _read(path)
+    table = read_table(path)
     for override in overrides:
-        _apply(table, override)
+        apply(table, override)
     try:
         return Experiment.model_validate(table)
     except ValidationError as error:
@@ -344,31 +357,3 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
 def dump(experiment: Experiment) -> str:
     """The experiment as TOML that `load` reads to an equal one."""
     return tomli_w.dumps(experiment.model_dump(mode="json", exclude_none=True))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none"
-        raise ConfigError(f"{path}: no such experiment file. Files like it there: {near}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: this experiment file cannot be read: {error}.") from None
-    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested thousands deep
-        raise ConfigError(f"{path}: this is not valid TOML: {error}. Mend that line and run again.") from None
-
-
-def _apply(table: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    *parents, last = (part.strip() for part in key.split("."))
-    if not equals or not all((*parents, last)):
-        raise ConfigError(f"--set {override}: expected KEY.PATH=VALUE, for example --set cache.path=caches/other.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        value = text.strip()
-    for part in parents:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {override}: {part} is a value, not a table, in this experiment.")
-    table[last] = value

@@ -19,6 +19,7 @@ from pipeline.objective import Objective, objective
 from pipeline.ranks import Ranks, joined
 from pipeline.reader import Reader, few_labels
 from pipeline.runs import Metrics, Run, finished
+from pipeline.seeding.files import begin, seed_identity
 from pipeline.sources import contents, open_test, open_test_cache, open_views, readers
 from pipeline.store.mapped import LabelCache
 from pipeline.views import Viewed
@@ -130,7 +131,8 @@ def _teach(school: School, entries: list[tuple[Run, Lesson]], watch: Watch) -> l
 def _run(school: School, name: str, student: Student, seed: int, told: Objective) -> Run:
     cache, alone = school.reader.cache, student.model_copy(update={"seed": seed, "repeats": 1, "baseline": None})
     decides: dict[str, Any] = {
-        **alone.model_dump(mode="json", exclude={"device", "repeats", "baseline", "also", "mixture", *VIEWS}),
+        **alone.model_dump(mode="json", exclude={"device", "repeats", "baseline", "also", "mixture", "seeded", *VIEWS}),
+        **seed_identity(name, student),
         **identity(school.hearing(name, student)),
         **seen(school.experiment.views, student),
         **school.contents,
@@ -156,7 +158,7 @@ def _lesson(school: School, student: Student, seed: int, told: Objective) -> Les
         visible = few_labels(labels, student.true_labels, seed)
 
     def network() -> torch.nn.Module:
-        return build(student.model, student.options, dataset.input_shape, dataset.classes or 0)
+        return begin(build(student.model, student.options, dataset.input_shape, dataset.classes or 0), student)
 
     windows = school.reader.windows(student.window) if student.window else None
     views = school.reader.views(student)

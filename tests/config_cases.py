@@ -82,6 +82,10 @@ students = st.fixed_dictionaries(
         "true_labels": counts,
         "window": counts,
         "repeats": counts,
+        "seeded": st.fixed_dictionaries(
+            {"checkpoint": paths.map("{}.safetensors".format)},
+            optional={"layers": st.sampled_from(["even", "first", "last", "mean"]), "widths": st.just("norm")},
+        ),
         **training,
     },
 )
