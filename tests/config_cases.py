@@ -82,6 +82,14 @@ students = st.fixed_dictionaries(
         "true_labels": counts,
         "window": counts,
         "repeats": counts,
+        "finetune": st.fixed_dictionaries(
+            {"epochs": counts},
+            optional={
+                "loss": st.just("hard") | st.lists(st.fixed_dictionaries({"name": st.just("hard")}), min_size=1),
+                "dataset": sources,
+                **{key: each for key, each in training.items() if key not in ("epochs", "seed")},
+            },
+        ),
         **training,
     },
 )
