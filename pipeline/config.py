@@ -26,7 +26,7 @@ from pipeline.complaints import explained
 from pipeline.errors import ConfigError
 from pipeline.features import FeatureSettings, Hint, names_apart
 from pipeline.kinds import AnySource
-from pipeline.regimen import Device, Precision, Seed, Training
+from pipeline.regimen import Device, Finetune, Precision, Seed, Training
 from pipeline.schedules import Temperature
 from pipeline.seeding.settings import Seeding
 from pipeline.settings import FilePath, Fraction, Location, Options, PerChannel, Settings
@@ -241,6 +241,8 @@ class Student(Training):
     """Begin from weights made of the teacher's, which `softlabels seed-student` writes."""
     baseline: str | None = None
     """The student to train as well and to stand beside this one in the table."""
+    finetune: Finetune | None = None
+    """What it learns once it is distilled; it stands in the table as a line of its own."""
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -268,6 +270,18 @@ class Student(Training):
         if not self.also and self.mixture != "probabilities":
             raise ValueError(f'mixture = "{self.mixture}" is of several teachers: name the caches of others in also')
         return self
+
+    @property
+    def finetuned(self) -> "Student":
+        """Who it is in its second course: a student of true labels alone, of the keys that `finetune` says."""
+        assert self.finetune is not None, "it has a second course"
+        said = {
+            key: getattr(self.finetune, key) for key in Training.model_fields.keys() & self.finetune.model_fields_set
+        }
+        said |= {"loss": self.finetune.terms(self.terms), "finetune": None}
+        said |= {"true_labels": None} if self.finetune.dataset else {}
+        plain = ("window", "views", "view_order", "views_at_once", "also", "mixture", "baseline", "hints", "seeded")
+        return self.model_copy(update={**said, **{key: Student.model_fields[key].default for key in plain}})
 
     @property
     def needs_cache(self) -> bool:

@@ -5,9 +5,19 @@ What a student is told is `pipeline.terms`, what makes a student one is `pipelin
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, PositiveFloat, PositiveInt, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from pipeline.kinds import AnySource
 from pipeline.settings import Fraction, Settings
+from pipeline.terms import Hard, Loss, Term
 
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**62)]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
@@ -44,3 +54,48 @@ class Training(Settings):
 
 
 _LATER: dict[str, tuple[object, ...]] = {"decay": ("all",), "no_decay": ((), []), "hints": ((), [])}
+
+
+class Finetune(Training):
+    """A student's second course: more epochs on true labels, from the weights that distillation left.
+
+    Keys that are left out are as the student has them. It sees views as any student of true labels does, a new one in
+    every epoch; unmixed ones, since those alone have a true label.
+    """
+
+    epochs: PositiveInt
+    loss: Loss | None = None
+    """Terms that ask no teacher. Left out, "hard", smoothed as the student's own is."""
+    dataset: AnySource | None = None
+    """Other samples, of the same shape and classes. Left out, those it was distilled on."""
+
+    def terms(self, before: tuple[Term, ...]) -> tuple[Term, ...]:
+        """The terms of its loss, after those of the first course."""
+        if self.loss is not None and not isinstance(self.loss, str):
+            return self.loss
+        smoothed = [term.label_smoothing for term in before if isinstance(term, Hard)]
+        return (Hard(name="hard", label_smoothing=smoothed[0] if smoothed else 0.0),)
+
+    @field_validator("loss")
+    @classmethod
+    def _asks_no_teacher(cls, loss: Loss | None) -> Loss | None:
+        asking = [loss] if isinstance(loss, str) and loss != "hard" else []
+        asking += [term.name for term in (loss or ()) if not isinstance(term, str) and term.serves]
+        if asking:
+            raise ValueError(
+                f'"{asking[0]}" asks the teacher, and this course is of true labels: make it "hard", or a list of hard '
+                "and entropy; what a student hears for longer belongs into its own epochs, with weights that change"
+            )
+        return loss
+
+    @model_validator(mode="after")
+    def _goes_on_by_its_seed(self) -> "Finetune":
+        if "seed" in self.model_fields_set:
+            raise ValueError("seed is the student's, one for each of its repeats: leave it out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is said, and no more: the rest is the student's."""
+        table: dict[str, Any] = handler(self)
+        return {name: value for name, value in table.items() if name in self.model_fields_set}

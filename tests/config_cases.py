@@ -86,6 +86,14 @@ students = st.fixed_dictionaries(
             {"checkpoint": paths.map("{}.safetensors".format)},
             optional={"layers": st.sampled_from(["even", "first", "last", "mean"]), "widths": st.just("norm")},
         ),
+        "finetune": st.fixed_dictionaries(
+            {"epochs": counts},
+            optional={
+                "loss": st.just("hard") | st.lists(st.fixed_dictionaries({"name": st.just("hard")}), min_size=1),
+                "dataset": sources,
+                **{key: each for key, each in training.items() if key not in ("epochs", "seed")},
+            },
+        ),
         **training,
     },
 )
