@@ -69,7 +69,7 @@ def heads_of(network: nn.Module) -> Heads | None:
     count = getattr(config, "num_attention_heads", None)
     if isinstance(count, int):
         keys = getattr(config, "num_key_value_heads", None) or count
-        return Heads(getattr(config, "head_dim", None) or config.hidden_size // count, count // keys)
+        return Heads(getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // count, count // keys)
     blocks = [module for module in network.modules() if isinstance(module, Block)]
     return Heads(blocks[0].attended.in_features // blocks[0].heads) if blocks else None
 
