@@ -126,6 +126,7 @@ def _run(school: School, name: str, student: Student, seed: int, told: Objective
     config = dump(school.experiment.model_copy(update={"students": {name: alone}}))
     facts = {
         "cache_id": decides["cache_id"],
+        "teacher": cache.seal.about if student.soft and cache and cache.seal else None,
         "seed": seed,
         "versions": {name: version(name) for name in ("softlabels", "torch", "numpy", "zarr")},
     }
