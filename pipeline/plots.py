@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from math import isfinite
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, simplefilter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,5 +124,7 @@ def _figure(width: float, height: float) -> "Figure":
 
 def _png(figure: "Figure") -> bytes:
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    with catch_warnings():
+        simplefilter("ignore", UserWarning)  # someone's names may be in letters that the font has not
+        figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

@@ -19,9 +19,9 @@ from pipeline.counts import BINS, Counts
 from pipeline.losses import cross_entropy
 
 TOP = 5
-MOST_CLASSES = 1000  # of which what takes memory for pairs of classes is counted: 8 MB
-ODDS_BINS = 512  # from odds of exp(-32) to odds of exp(32): in a bin they differ by an eighth
-MOST_LOG_ODDS = 32.0
+MOST_CLASSES = 1000  # of which what takes memory for pairs of classes is counted: 8 MB, and as much twice for ranks
+ODDS_BINS, BIN_WIDTH = 1024, 1 / 8
+LEAST_LOG_ODDS = -92.0  # to 36: above, one minus p is no float64 any more
 
 
 @dataclass
@@ -117,7 +117,7 @@ class Ranking:
 
     The probability that a row of a class is given more of it than a row of another class, a tie counting half (Hanley
     and McNeil 1982, Radiology 143(1), section "The meaning of the area under an ROC curve"). Ties are rows of one bin:
-    512 bins of log p/(1-p), each an eighth wide, from -32 to 32. So the error is at most half the share of pairs that
+    1,024 bins of log p/(1-p), each an eighth wide, from -92 to 36. So the error is at most half the share of pairs that
     meet in a bin.
 
     Why not torchmetrics' MulticlassAUROC: to take no memory for rows, it compares every probability with every
@@ -131,9 +131,9 @@ class Ranking:
 
     def update(self, logits_RC: Tensor, labels_R: Tensor) -> None:
         """Count a batch."""
-        log_p_RC = logits_RC.log_softmax(dim=1)
+        log_p_RC = logits_RC.double().log_softmax(dim=1)
         odds_RC = log_p_RC - (-torch.expm1(log_p_RC)).log()
-        place_RC = (odds_RC + MOST_LOG_ODDS) * (ODDS_BINS / (2 * MOST_LOG_ODDS))
+        place_RC = (odds_RC - LEAST_LOG_ODDS) / BIN_WIDTH
         bin_RC = place_RC.nan_to_num(0.0).clamp(0, ODDS_BINS - 1).long()
         bin_RC += torch.arange(len(self.all_CB)) * ODDS_BINS
         own_R = bin_RC.gather(1, labels_R[:, None]).squeeze(1)

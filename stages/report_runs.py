@@ -86,7 +86,7 @@ def _student(name: str, folders: Sequence[Path]) -> Iterator[str]:
     if counts is None:
         return
     yield heading(name)
-    yield paragraph(f"{counts.rows:,} answers of {counted(len(kept), "run")}, counted together.")
+    yield paragraph(f"{counts.rows:,} answers of {counted(len(kept), 'run')}, counted together.")
     yield picture(_reliability(counts), f"reliability of {name}: calibration error {counts.ece:.2%}")
     if counts.confusion is None:
         yield paragraph(f"Of {counts.classes:,} classes, pairs were not counted.")
