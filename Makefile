@@ -55,7 +55,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup teacher soft-labels train-student students verify lint format test slow torture readers check
+.PHONY: help setup teacher soft-labels train-student students report verify lint format test slow torture readers check
 .PHONY: bench-setup bench-rows smollm2 teachers language bench fidelity losses mnist hinton cifar10 photos reviews clean
 
 help: ## Say what there is to make.
@@ -96,6 +96,9 @@ train-student: soft-labels ## Stage two: train STUDENT and its baseline from the
 
 students: soft-labels ## Train every student of the experiment from the one cache.
 	$(SOFTLABELS) train $(CONFIG) $(SET) --runs $(RUNS)
+
+report: $(VENV)/ready ## Show the runs of the experiment on one page of HTML.
+	$(SOFTLABELS) report $(RUNS)
 
 verify: $(VENV)/ready ## Check every byte of the cache against its receipts.
 	$(SOFTLABELS) verify $(CACHE)

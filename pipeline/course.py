@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from pipeline.ahead import ahead
+from pipeline.cost import cost
 from pipeline.datasets import Dataset
 from pipeline.errors import DatasetError, MismatchError, SoftLabelsError
-from pipeline.evaluation import evaluate
+from pipeline.evaluation import Evaluation, evaluate, measurable
 from pipeline.features import Hint
 from pipeline.order import ONE_VIEW, EpochSampler, ViewOrder, Windows
 from pipeline.prefetch import prefetching
@@ -235,6 +236,7 @@ class _Pupil:
     epoch: Epoch
     history: list[Metrics]
     rate: float  # at the epoch's first step
+    dataset: Dataset
     seconds: float = 0.0  # of this epoch, so far
     failed: bool = False
     metrics: Metrics | None = None
@@ -250,12 +252,12 @@ class _Pupil:
         run = replace(run, facts={**_told(lesson, reader), **run.facts})
         epoch = Epoch(learner, lesson.loss, run.seed, 0)
         if not saved:
-            return cls(run, lesson, learner, epoch, [], _rate(learner))
+            return cls(run, lesson, learner, epoch, [], _rate(learner), reader.dataset)
         _go_on(run, learner, saved["learner"])
         history, at = saved["history"], saved["epoch"]
         total = at["total"] if ranks.leads else 0.0
         epoch = replace(epoch, number=len(history), steps=at["steps"], rows=at["rows"], total=total)
-        return cls(run, lesson, learner, epoch, history, at["rate"], at["seconds"])
+        return cls(run, lesson, learner, epoch, history, at["rate"], reader.dataset, at["seconds"])
 
     def learn(self, batch: Batch, rows: int) -> None:
         """Take a step on a batch that is on the device, this rank's share of so many rows."""
@@ -303,9 +305,19 @@ class _Pupil:
 
     def _finish(self) -> None:
         if self.learner.ranks.leads:
-            self.metrics = finish(self.run, self.learner.network, self.history)
+            found, asked = self._examined(), self.lesson.test or self.dataset
+            costs = cost(predictor(self.learner), asked, _tested_at_once(self.run, asked), self.learner.device)
+            figures = {f"test_{name}": value for name, value in found.figures.items()} | costs
+            self.metrics = finish(self.run, self.learner.network, self.history, figures, found.counts)
         self.learner.ranks.wait()
         self.metrics = self.metrics or finished(self.run)
+
+    def _examined(self) -> Evaluation:
+        """A close look at the weights that the run leaves: once, so that no epoch takes longer for it."""
+        test = measurable(self.lesson.test)
+        if test is None or viewed(test).positions is not None:
+            return Evaluation()
+        return evaluate(predictor(self.learner), test, _tested_at_once(self.run, test), closely=True)
 
     def _attempt(self, action: Callable[[], object]) -> None:
         """Remember who failed: its state is not worth keeping."""

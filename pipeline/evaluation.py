@@ -1,26 +1,29 @@
 """How a network does on held-out samples: beside the truth, where it is known, and beside a teacher.
 
+Of sequences, whose classes are the tokens of a vocabulary, F1, AUROC and a confusion are not asked for: they would take
+memory and time for every token, and say little.
+
 Shape legend: N rows of a batch, R rows of logits of a batch (N, or all targets of its sequences), X the shape of one
 input, C classes.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from pipeline.agreement import accepted, accepts, best
 from pipeline.ahead import ahead
+from pipeline.counts import Counts
 from pipeline.datasets import Dataset
 from pipeline.errors import DatasetError
 from pipeline.labels import MixedLabels, SampledLabels, SoftLabels
-from pipeline.losses import cross_entropy
 from pipeline.reader import UNLABELLED, Reader
 from pipeline.store.mapped import LabelCache
+from pipeline.tallies import Truth
 from pipeline.views import viewed
 
 MOST_NATS = 700  # beyond which exp(x) is no float
@@ -32,9 +35,13 @@ class Evaluation:
 
     accuracy: float | None = None  # the share whose largest logit is the true class's
     ece: float | None = None  # expected calibration error, of 15 bins: Guo et al. (2017), arXiv 1706.04599, equation 3
-    cross_entropy: float | None = None  # in nats; of a language model, the log of its perplexity
+    cross_entropy: float | None = None  # mean negative log-likelihood, in nats; of a language model, log perplexity
     agreement: float | None = None  # the share whose likeliest class is the teacher's, where its labels tell that
     accepted: float | None = None  # of a draft's tokens by the teacher: see `pipeline.agreement.accepted`
+    top5: float | None = None  # the share whose true class is among the five largest logits; of more than five classes
+    macro_f1: float | None = None  # the mean F1 of the classes that occur, in the truth or in the answers
+    auroc: float | None = None  # of each class against the rest, in the mean: see `pipeline.tallies.Ranking`
+    counts: Counts | None = None  # what is drawn: confusion and reliability
 
     @property
     def perplexity(self) -> float | None:
@@ -46,7 +53,7 @@ class Evaluation:
     @property
     def figures(self) -> dict[str, float]:
         """All that are known, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value for name, value in vars(self).items() if isinstance(value, float)}
 
 
 @torch.no_grad()
@@ -55,6 +62,8 @@ def evaluate(
     dataset: Dataset,
     batch_size: int,
     cache: LabelCache | None = None,
+    *,
+    closely: bool = False,
 ) -> Evaluation:
     """How the answers to the samples, or to all targets, stand to the truth, where it is known, and to a teacher.
 
@@ -63,57 +72,30 @@ def evaluate(
         dataset: of the samples.
         batch_size: how many are asked about at once.
         cache: the teacher's labels of them; left out, nothing is said of it.
+        closely: also top-5, macro F1, AUROC and what is drawn, which take longer; never of sequences.
 
     Raises:
         DatasetError: there is nothing to hold the answers against.
         MismatchError: the cache is of other samples.
 
     """
-    reader, truth, beside = Reader(dataset, cache), _Truth(), _Beside()
+    seen = viewed(dataset)
+    reader, truth, beside = Reader(dataset, cache), Truth(closely and seen.positions is None), _Beside()
     asked = labelled_rows(dataset) if cache is None else np.arange(len(dataset))
     cut = (asked[start : start + batch_size] for start in range(0, asked.size, batch_size))
     for batch in ahead(cut, reader.__getitems__, 1):
         if not batch.taught:
             continue
         logits_RC = batch.answers(predict(batch.inputs_NX.numpy()).cpu()).float()
-        truth.update(logits_RC, batch.labels_N)
+        known_R = batch.labels_N != UNLABELLED
+        if known_R.any():
+            truth.update(logits_RC[known_R], batch.labels_N[known_R])
         if batch.soft and not isinstance(batch.soft, MixedLabels):
             beside.update(logits_RC, batch.soft)
     if not truth.rows and not beside.rows:
         raise DatasetError("[test] has no targets, so nothing can be measured on it. Give it some, or leave it out.")
-    return replace(truth.evaluation(), agreement=beside.agreement, accepted=beside.accepted)
-
-
-@dataclass
-class _Truth:
-    """What is counted of answers beside the truth, where it is known."""
-
-    right: MulticlassAccuracy | None = None
-    calibration: MulticlassCalibrationError | None = None
-    surprise: float = 0.0
-    rows: int = 0
-
-    def update(self, logits_RC: torch.Tensor, labels_R: torch.Tensor) -> None:
-        """Count a batch."""
-        known_R = labels_R != UNLABELLED
-        if not known_R.any():
-            return
-        logits_RC, labels_R = logits_RC[known_R], labels_R[known_R]
-        if self.right is None or self.calibration is None:
-            # One rank tests, alone: it must not wait for the others to add what they have counted.
-            classes = logits_RC.shape[1]
-            self.right = MulticlassAccuracy(classes, average="micro", sync_on_compute=False)
-            self.calibration = MulticlassCalibrationError(classes, validate_args=False, sync_on_compute=False)
-        self.right.update(logits_RC, labels_R)
-        self.calibration.update(logits_RC.softmax(dim=1), labels_R)
-        self.surprise += cross_entropy(logits_RC, labels_R).sum(dtype=torch.float64).item()
-        self.rows += len(labels_R)
-
-    def evaluation(self) -> Evaluation:
-        """The figures of all that was counted."""
-        if self.right is None or self.calibration is None:
-            return Evaluation()
-        return Evaluation(float(self.right.compute()), float(self.calibration.compute()), self.surprise / self.rows)
+    told = {"agreement": beside.agreement, "accepted": beside.accepted}
+    return Evaluation(**truth.figures(), **told, counts=truth.counts(seen.class_names))
 
 
 @dataclass

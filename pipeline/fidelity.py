@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline import encodings
+from pipeline.counts import BINS
 from pipeline.encodings.topk import largest
 from pipeline.labels import DenseLabels, HeadSampledLabels, LabelSpec, SampledLabels, SoftLabels
 from pipeline.losses import kl
@@ -26,7 +27,6 @@ from pipeline.losses.logspace import complement
 from pipeline.store.layout import row_bytes
 
 BLOCK = 2**22  # logits worked on at once
-BINS = 15  # of confidence
 BATCH = 256  # rows whose gradients are added
 LEAST = 1e-6  # the length of a gradient that is more than the rounding of float32 probabilities
 

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from math import isfinite
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, simplefilter
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LONGEST = 20  # letters of a class's name
 COLOURS = 10  # of matplotlib's lines, before they come again
 TESTED = {"test_accuracy": "test accuracy", "test_agreement": "agreement with the teacher"}
 Points = Sequence[tuple[float, float]]
@@ -54,16 +57,63 @@ def certainty(bins: Sequence[tuple[float, float]], ece: float, rows: Sequence[fl
     """
     figure = _figure(10, 4)
     left, right = figure.subplots(1, 2)
-    centres = [(place + 0.5) / len(bins) for place in range(len(bins))]
-    left.bar(centres, [accuracy for _, accuracy in bins], 1 / len(bins), color="tab:blue", alpha=0.4)
-    left.plot(*zip(*bins, strict=True), "o", color="tab:blue", clip_on=False)
-    left.plot([0, 1], [0, 1], "--", color="grey")
-    known = f"calibration error {ece:.2%}" if isfinite(ece) else "calibration is not known"
-    left.set(title=known, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    _diagram(left, bins, ece)
     width = most / len(rows)
     right.bar([(place + 0.5) * width for place in range(len(rows))], rows, width, color="tab:orange")
     right.set(title="entropy" if any(rows) else "entropy is not known", xlabel="nats", ylabel="rows")
     return _png(figure)
+
+
+def reliability(bins: Sequence[tuple[float, float]], ece: float, rows: Sequence[int]) -> bytes:
+    """How often the likeliest class is right against how likely it is, above how many rows are that sure.
+
+    Args:
+        bins: as of `certainty`.
+        ece: the expected calibration error.
+        rows: how many there are in each bin.
+
+    """
+    figure = _figure(5, 5)
+    above, below = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
+    _diagram(above, bins, ece)
+    below.bar(_centres(len(rows)), rows, 1 / len(rows), color="tab:orange")
+    above.set_xlabel("")
+    below.set(xlabel="confidence", ylabel="rows")
+    return _png(figure)
+
+
+def confusion(rows: Sequence[Sequence[int]], names: Sequence[str]) -> bytes:
+    """How many rows of each true class, from above, are taken for which, from the left; shaded by the class's share.
+
+    Not for more classes than can be read, some thirty.
+    """
+    inches = max(4.0, 1.5 + 0.34 * len(names))
+    figure = _figure(inches, inches)
+    axes = figure.subplots()
+    axes.imshow([[many / max(1, sum(row)) for many in row] for row in rows], cmap="Blues", vmin=0, vmax=1)
+    for down, row in enumerate(rows):
+        for along, many in enumerate(row):
+            colour = "white" if 2 * many > sum(row) else "black"
+            axes.text(along, down, str(many or ""), ha="center", va="center", fontsize=7, color=colour)
+    # Someone else's names: no dollar sign of theirs begins a formula.
+    told = [(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…").replace("$", r"\$") for name in names]
+    axes.set_xticks(range(len(names)), told, rotation=90)
+    axes.set_yticks(range(len(names)), told)
+    axes.set(xlabel="taken for", ylabel="true class")
+    return _png(figure)
+
+
+def _diagram(axes: "Axes", bins: Sequence[tuple[float, float]], ece: float) -> None:
+    axes.bar(_centres(len(bins)), [accuracy for _, accuracy in bins], 1 / len(bins), color="tab:blue", alpha=0.4)
+    axes.plot(*zip(*bins, strict=True), "o", color="tab:blue", clip_on=False)
+    axes.plot([0, 1], [0, 1], "--", color="grey")
+    known = f"calibration error {ece:.2%}" if isfinite(ece) else "calibration is not known"
+    axes.set(title=known, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+
+
+def _centres(count: int) -> list[float]:
+    """Of bins of equal width from 0 to 1."""
+    return [(place + 0.5) / count for place in range(count)]
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -74,5 +124,7 @@ def _figure(width: float, height: float) -> "Figure":
 
 def _png(figure: "Figure") -> bytes:
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    with catch_warnings():
+        simplefilter("ignore", UserWarning)  # someone's names may be in letters that the font has not
+        figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

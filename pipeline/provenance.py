@@ -46,18 +46,27 @@ def listed(names: tuple[str, ...]) -> str:
 
 
 def figures(teacher: Teacher, test: Dataset | None) -> dict[str, JsonValue]:
-    """Figures that the table of `train` shows beside the students, since stage two cannot ask the teacher."""
-    from pipeline.evaluation import evaluate  # noqa: PLC0415 - two seconds, which one worker of many has to spend
+    """Figures that stand beside the students' in tables, since stage two cannot ask the teacher.
 
-    reached, known = None, [fit_seconds(each.checkpoint) for each in teacher.settings.asked]
+    How right it is on `[test]` and what an answer to it costs, null where there is none.
+    """
+    from pipeline.cost import Figures, cost  # noqa: PLC0415 - two seconds, which one worker of many has to spend
+    from pipeline.evaluation import Evaluation, evaluate  # noqa: PLC0415
+
+    reached, costs, batch_size = Evaluation(), Figures(), teacher.settings.batch_size
+    asked = teacher.settings.asked
+    known = [fit_seconds(each.checkpoint) for each in asked]
+    sizes = [each.checkpoint.stat().st_size if each.checkpoint.is_file() else None for each in asked]
     # A test set that cannot be read, or be answered, must not keep labels from being sealed.
     with suppress(SoftLabelsError, RuntimeError, ValueError, LookupError):
-        reached = evaluate(teacher.logits, test, teacher.settings.batch_size) if test else None
+        reached = evaluate(teacher.logits, test, batch_size, closely=True) if test else reached
+        costs = cost(teacher.logits, test, batch_size, teacher.device) if test else costs
+    told = ("accuracy", "ece", "cross_entropy", "top5", "macro_f1", "auroc")
     return {
         "teacher_parameters": teacher.parameters,
-        "teacher_test_accuracy": reached.accuracy if reached else None,
-        "teacher_test_ece": reached.ece if reached else None,
-        "teacher_test_cross_entropy": reached.cross_entropy if reached else None,
-        "teacher_test_perplexity": reached.perplexity if reached and test and viewed(test).positions else None,
+        "teacher_weights_bytes": sum(each or 0 for each in sizes) if None not in sizes else None,
+        **{f"teacher_test_{name}": getattr(reached, name) for name in told},
+        "teacher_test_perplexity": reached.perplexity if test and viewed(test).positions else None,
         "teacher_fit_seconds": sum(each or 0.0 for each in known) if None not in known else None,
+        **{f"teacher_{name}": value for name, value in costs.items()},
     }

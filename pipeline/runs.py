@@ -5,6 +5,7 @@ metrics.jsonl           a line an epoch
 checkpoint.pt           the state after some step, while the run is not done
 metrics.json            the result; its presence says that the run is done
 student.safetensors     the weights
+test.json               what is drawn of its answers to [test]: see `pipeline.counts`
 curve.png               loss and accuracy by epoch
 """
 
@@ -21,6 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config import ViewSettings
+from pipeline.counts import Counts
 from pipeline.errors import CorruptError, MismatchError, TrainingError
 from pipeline.models import count_parameters
 from pipeline.plots import curve
@@ -30,12 +32,13 @@ from pipeline.weights import file_digest, save_state
 
 Metrics = dict[str, Any]
 
-CONFIG, LINES, CHECKPOINT, METRICS, CURVE = (
+CONFIG, LINES, CHECKPOINT, METRICS, CURVE, TEST = (
     "config.toml",
     "metrics.jsonl",
     "checkpoint.pt",
     "metrics.json",
     "curve.png",
+    "test.json",
 )
 STATE = ("learner", "history", "epoch")
 
@@ -66,7 +69,8 @@ class Run:
     def clear(self) -> None:
         """Forget an earlier run in this folder. What no run of ours made is left alone, weights too."""
         if self.begun:
-            for path in (self.weights, *(self.folder / name for name in (CONFIG, LINES, CURVE, METRICS, CHECKPOINT))):
+            names = (CONFIG, LINES, CURVE, TEST, METRICS, CHECKPOINT)
+            for path in (self.weights, *(self.folder / name for name in names)):
                 remove(path)
 
 
@@ -93,7 +97,7 @@ def finished(run: Run) -> Metrics | None:
         CorruptError: its metrics or its checkpoint are not what a run wrote.
 
     """
-    metrics = _metrics(run.folder, run.weights) if run.weights.exists() else None
+    metrics = read_metrics(run.folder, run.weights) if run.weights.exists() else None
     if metrics is None:
         saved_state(run)  # a run half done is refused as early as one that is done
     else:
@@ -109,23 +113,45 @@ def finished(run: Run) -> Metrics | None:
 def fit_seconds(weights: Path) -> float | None:
     """How long a teacher's weights took to train; None if no run here says so."""
     with suppress(CorruptError):
-        metrics = _metrics(weights.with_suffix(""), weights)
+        metrics = read_metrics(weights.with_suffix(""), weights)
         if metrics and metrics["weights_sha256"] == file_digest(weights):
             return float(metrics["seconds"])
     return None
 
 
-def _metrics(folder: Path, weights: Path) -> Metrics | None:
+def read_metrics(folder: Path, weights: Path) -> Metrics | None:
+    """The metrics in a folder of a run that left these weights; None if it has none.
+
+    Raises:
+        CorruptError: they are not what a run wrote.
+
+    """
     data = read(folder / METRICS)
     if data is None:
         return None
     try:
         return _Finished.model_validate_json(data).model_dump()
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
         raise CorruptError(
-            f"{folder / METRICS} is not what a run wrote ({'.'.join(map(str, first['loc']))}: {first['msg']}). "
+            f"{folder / METRICS} is not what a run wrote ({_first(error)}). "
             f"Delete it and {weights}, and run the same command again: it trains this network anew."
+        ) from None
+
+
+def read_counts(folder: Path) -> Counts | None:
+    """What is drawn of a run's answers; None if that was not kept.
+
+    Raises:
+        CorruptError: it is not what a run wrote.
+
+    """
+    data = read(folder / TEST)
+    try:
+        return None if data is None else Counts.model_validate_json(data)
+    except ValidationError as error:
+        raise CorruptError(
+            f"{folder / TEST} is not what a run wrote ({_first(error)}). Delete it to do without its plots, or train "
+            "that network again with --restart."
         ) from None
 
 
@@ -177,8 +203,17 @@ def save_progress(run: Run, state: Mapping[str, Any]) -> None:
     write_durably(run.folder / CHECKPOINT, [buffer.getbuffer()])
 
 
-def finish(run: Run, network: torch.nn.Module, history: Sequence[Metrics]) -> Metrics:
-    """Keep the weights, the curve and the metrics of a run, given a line for each epoch.
+def finish(
+    run: Run, network: torch.nn.Module, history: Sequence[Metrics], figures: Metrics, counts: Counts | None
+) -> Metrics:
+    """Keep the weights, the curve and the metrics of a run.
+
+    Args:
+        run: whose.
+        network: as it is now.
+        history: a line for each epoch.
+        figures: of the network as it is now; those of the last line stay what they are.
+        counts: what is drawn of it.
 
     Raises:
         TrainingError: a weight is not finite.
@@ -193,17 +228,27 @@ def finish(run: Run, network: torch.nn.Module, history: Sequence[Metrics]) -> Me
     metrics: Metrics = {
         "test_accuracy": None,
         "test_ece": None,
+        **figures,
         **{name: value for name, value in history[-1].items() if name.startswith("test_")},
         "parameters": count_parameters(network),
+        "weights_bytes": run.weights.stat().st_size,
         "seconds": sum(line["seconds"] for line in history),
         **run.facts,
         "weights_sha256": file_digest(run.weights),
         "identity": dict(run.identity),
     }
     write_durably(run.folder / CURVE, [curve(history)])
+    if counts is not None:
+        write_durably(run.folder / TEST, [counts.model_dump_json().encode()])
     write_durably(run.folder / METRICS, [json.dumps(metrics, indent=2).encode()])
     remove(run.folder / CHECKPOINT)
     return metrics
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong, and where."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _check_identity(run: Run, found: Mapping[str, Any]) -> None:

@@ -6,12 +6,10 @@ Commands import what they run when they run, so that `--help` answers at once.
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
-from pipeline.errors import SoftLabelsError
 from stages import options
-from stages.ends import STOPS, finish, refuse, say_json
+from stages.ends import STOPS, finish, refuse, run_to_its_end, say_json
 
 if TYPE_CHECKING:
     from pipeline.config import Experiment
@@ -278,47 +276,33 @@ def fidelity(
     finish(report, as_json=as_json)
 
 
-class _Stopped(BaseException):
-    """Raised wherever a signal finds us; no `except Exception` keeps it."""
+@cli.command()
+@options.reported
+def report(runs: Path, out: Path | None, *, as_json: bool) -> None:
+    """Show runs on one page of HTML: all their figures, and plots of each student.
+
+    RUNS is the folder that train ends with, or any in it. No network, cache or dataset is needed: runs keep what is
+    drawn, which is confusion (of more than 30 classes, a table of what is most often taken for what) and reliability.
+    """
+    from stages.report_runs import report_runs
+
+    finish(report_runs(runs, out), as_json=as_json)
 
 
 def main() -> None:
     """Run the command line; what a user can cause ends in one paragraph and an exit code."""
-    # Long work asks between its steps whether to stop (`stages.signals`); all else stops where it is. What came is
-    # noted too: an import that is interrupted may swallow the exception, or raise another one in its place.
-    came: list[int] = []
-
-    def stop(number: int, _: FrameType | None) -> None:
-        came.append(number)
-        raise _Stopped
-
-    for number in STOPS:
-        signal.signal(number, stop)
-    try:
-        cli(standalone_mode=False)
-    except SystemExit:
-        raise
-    except BaseException as error:
-        if came:
-            refuse(*STOPS[came[0]])
-        _explain(error)
-        raise
+    run_to_its_end(lambda: cli(standalone_mode=False), _misused)
 
 
-def _explain(error: BaseException) -> None:
-    """End with what a user can mend; return from what is a fault of ours."""
+def _misused(error: BaseException) -> None:
+    """End with how a command is used, if it was not used so."""
     match error:
-        case SoftLabelsError():
-            refuse(str(error), error.exit_code)
         case options.UsageError():
             say_json(error.format_message(), error.exit_code)
             error.show()
             sys.exit(error.exit_code)
-        case options.Abort() | KeyboardInterrupt():
+        case options.Abort():  # Ctrl-C, as click has it
             refuse(*STOPS[signal.SIGINT])
-        case OSError():
-            where = error.filename or "a file"
-            refuse(f"{where}: {error.strerror or error}. Mend this, then run the same command again.", 7)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,17 @@
 """Students, their baselines and the teacher side by side: what `train` ends with."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
-
-from pydantic import JsonValue
 
 from pipeline.runs import Metrics
 from pipeline.store.documents import Seal
 from pipeline.store.mapped import LabelCache
 from pipeline.store.writer import human
+from stages.columns import COLUMNS
 from stages.report import Report, duration, table
-
-NONE = "-"
-Results = Sequence[Metrics]
 
 
 def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, tested: int, runs: Path) -> Report:
@@ -35,7 +30,10 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
     lines = [
         f"On {tested:,} held-out samples, mean ± standard deviation over seeds; ECE: calibration; time of one run."
     ]
-    if any(column.title == "agreement" for column in columns):
+    titles = {column.title for column in columns}
+    if "MACs" in titles:
+        lines.append("MACs: multiply-adds of one input. More figures, and plots: `softlabels report` on the runs.")
+    if "agreement" in titles:
         lines.append(
             "Agreement: the same likeliest class as the teacher's; accepted: of a draft's tokens, by the teacher."
         )
@@ -84,64 +82,3 @@ def _worth(seal: Seal, results: Mapping[str, Sequence[Metrics]]) -> tuple[dict[s
         f"Break-even: {students:.2g} students. In the loop, the teacher would take about as long in every epoch, "
         f"{duration(in_the_loop)} a student; {runs} saved {duration(max(0.0, saved))}."
     )
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table: one figure of each student and of the teacher."""
-
-    title: str
-    key: str  # in the metrics of a run
-    shown: Callable[[Sequence[float]], str]
-    asked: str | None = None  # in the figures of a seal: the teacher's
-    always: bool = True  # or only where some run has it
-
-    def known(self, results: Results) -> bool:
-        """Whether some run has the figure."""
-        return any(metrics.get(self.key) is not None for metrics in results)
-
-    def student(self, results: Results) -> str:
-        """Of a student's runs."""
-        return self._cell([metrics.get(self.key) for metrics in results])
-
-    def teacher(self, about: Mapping[str, JsonValue]) -> str:
-        """Of the teacher, as the seal of its cache has it."""
-        return self._cell([_number(about.get(self.asked))] if self.asked else [])
-
-    def _cell(self, values: Sequence[float | None]) -> str:
-        there = [value for value in values if value is not None]
-        return self.shown(there) if there else NONE
-
-
-def _spread(values: Sequence[float], unit: str = "") -> str:
-    return f"{mean(values):.2f} ± {stdev(values):.2f}{unit}" if len(values) > 1 else f"{values[0]:.2f}{unit}"
-
-
-def _percent(shares: Sequence[float]) -> str:
-    return _spread([100 * share for share in shares], " %")
-
-
-def _count(values: Sequence[float]) -> str:
-    return f"{values[0]:,.0f}"
-
-
-def _time(values: Sequence[float]) -> str:
-    return duration(mean(values))
-
-
-COLUMNS = (
-    Column("test accuracy", "test_accuracy", _percent, "teacher_test_accuracy"),
-    Column("perplexity", "test_perplexity", _spread, "teacher_test_perplexity", always=False),
-    Column("ECE", "test_ece", _percent, "teacher_test_ece"),
-    Column("agreement", "test_agreement", _percent, always=False),
-    Column("accepted", "test_accepted", _percent, always=False),
-    Column("parameters", "parameters", _count, "teacher_parameters"),
-    Column("time", "seconds", _time, "teacher_fit_seconds"),
-    Column("true labels", "true_labels", _count),
-    Column("soft labels", "soft_labels", _count),
-)
-
-
-def _number(value: JsonValue) -> float | None:
-    """A figure that someone has put into a seal, if it is one."""
-    return float(value) if isinstance(value, int | float) else None

@@ -81,6 +81,7 @@ class School:
         folder = self.runs / name / f"seed-{seed}"
         facts = {
             "cache_id": decides["cache_id"],
+            "teacher": cache.seal.about if student.soft and cache and cache.seal else None,
             "seed": seed,
             "versions": {name: version(name) for name in ("softlabels", "torch", "numpy", "zarr")},
         }

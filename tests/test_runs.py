@@ -101,6 +101,7 @@ def outcome(run: Run) -> dict[str, object]:
     metrics = json.loads((run.folder / "metrics.json").read_text())
     for document in (*lines, metrics):
         assert document.pop("seconds") >= 0
+    assert min(metrics.pop("latency_seconds"), metrics.pop("batch_latency_seconds")) > 0
     files = sorted(path.name for path in run.folder.iterdir())
     return {"weights": run.weights.read_bytes(), "lines": lines, "metrics": metrics, "files": files}
 
@@ -216,7 +217,7 @@ def test_a_run_killed_before_any_of_its_writes_ends_as_one_that_was_not(
             (run.folder / "checkpoint.pt").unlink()
             found = outcome(run)
         assert found == whole
-    assert at == 1 + 1 + 2 * EPOCHS + 4
+    assert at == 1 + 1 + 2 * EPOCHS + 5
 
 
 def test_a_run_folder_holds_what_is_needed_to_believe_it(tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_a_run_folder_holds_what_is_needed_to_believe_it(tmp_path: Path) -> None
     shown: list[int] = []
     (metrics,) = teach([(run, lesson())], Reader(samples()), Watch(lambda: False, shown.append))
     names = {path.name for path in run.folder.iterdir()}
-    assert names == {"config.toml", "metrics.jsonl", "metrics.json", "student.safetensors", "curve.png"}
+    assert names == {"config.toml", "metrics.jsonl", "metrics.json", "student.safetensors", "curve.png", "test.json"}
     assert load(run.folder / "config.toml") == EXPERIMENT
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert shown == [5, 5, 5, 5, 4] * EPOCHS
@@ -235,11 +236,18 @@ def test_a_run_folder_holds_what_is_needed_to_believe_it(tmp_path: Path) -> None
         for line in lines
     )
     assert json.loads((run.folder / "metrics.json").read_text()) == metrics == finished(run)
+    few, many = metrics.pop("latency_seconds"), metrics.pop("batch_latency_seconds")
+    assert min(few, many) > 0
+    assert 0 <= min(metrics.pop("test_macro_f1"), metrics.pop("test_auroc")) <= 1
     assert metrics == {
         "test_accuracy": lines[-1]["test_accuracy"],
         "test_ece": lines[-1]["test_ece"],
         "test_cross_entropy": lines[-1]["test_cross_entropy"],
         "parameters": 16 * 8 + 8 + 2 * 8 + 8 * CLASSES + CLASSES,
+        "weights_bytes": run.weights.stat().st_size,
+        "multiply_adds": 16 * 8 + 8 * CLASSES,
+        "latency_device": "cpu",
+        "batch_latency_rows": 12,
         "seconds": sum(line["seconds"] for line in lines),
         "true_labels": 24,
         "soft_labels": 0,

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.fidelity import BINS
+from pipeline.counts import BINS
 
 Column = NDArray[np.float64]
 SUMMED = ("entropy_low", "entropy_high", "confidence", "p_true", "agreement", "tail")

@@ -209,6 +209,11 @@ def snapshot(folder: Path) -> Snapshot:
     }
 
 
+def untimed(figures: dict[str, object]) -> dict[str, object]:
+    """Figures without those of the clock: how long an answer takes, on one day."""
+    return {name: value for name, value in figures.items() if not name.endswith("latency_seconds")}
+
+
 def decided(cache: Path) -> dict[str, object]:
     """What a cache holds but for how it came about: the same for every run that ends, however often it was stopped."""
     content: dict[str, object] = {}
@@ -216,7 +221,9 @@ def decided(cache: Path) -> dict[str, object]:
         if file.suffix == ".json" and file.name != "zarr.json":
             document = json.loads(file.read_bytes())
             content[str(file.relative_to(cache))] = {
-                key: value for key, value in document.items() if key not in {"made", "sha256", "receipts_sha256"}
+                key: untimed(value) if key == "about" else value
+                for key, value in document.items()
+                if key not in {"made", "sha256", "receipts_sha256"}
             }
         elif file.is_file():
             content[str(file.relative_to(cache))] = file.read_bytes()

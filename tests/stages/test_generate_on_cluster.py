@@ -14,7 +14,7 @@ from pathlib import Path
 import distributed
 import pytest
 from cluster_cases import Cluster, children, cluster, kill, receipts, unfinished, until
-from stage_cases import PATIENT, Outcome, decided, must, run, softlabels, started, words
+from stage_cases import PATIENT, Outcome, decided, must, run, softlabels, started, untimed, words
 
 MORTAL = (
     "teacher.model=own_mortals:Mortal",
@@ -65,7 +65,7 @@ def test_workers_here_make_the_very_bytes_that_one_process_makes(fitted: Path) -
     assert (facts["workers"], facts["made"], facts["rows"]) == (2, 50, 50)
     assert_whole(fitted / "cache", fitted / "alone")
     assert versions(fitted / "cache") == versions(fitted / "alone")
-    about = (json.loads((fitted / name / "seal.json").read_bytes())["about"] for name in ("cache", "alone"))
+    about = (untimed(json.loads((fitted / name / "seal.json").read_bytes())["about"]) for name in ("cache", "alone"))
     assert next(about) == next(about)
 
 

@@ -20,7 +20,7 @@ from pipeline.models import build
 from pipeline.weights import save_state
 from stages.signals import Stop
 
-RESULTS = {"config.toml", "metrics.jsonl", "metrics.json", "student.safetensors", "curve.png"}
+RESULTS = {"config.toml", "metrics.jsonl", "metrics.json", "student.safetensors", "curve.png", "test.json"}
 
 
 def first_shard(folder: Path, array: str = "logits") -> Path:
