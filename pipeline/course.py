@@ -20,6 +20,8 @@ from pipeline.ahead import ahead
 from pipeline.datasets import Dataset
 from pipeline.errors import DatasetError, MismatchError, SoftLabelsError
 from pipeline.evaluation import evaluate
+from pipeline.judges import judges_of
+from pipeline.objective import Objective
 from pipeline.order import ONE_VIEW, EpochSampler, ViewOrder, Windows
 from pipeline.prefetch import prefetching
 from pipeline.ranks import ALONE, Ranks
@@ -245,6 +247,9 @@ class _Pupil:
         torch.manual_seed(seed_of("weights", run.seed))
         learner = start(lesson.build(), run.settings, run.views, run.settings.epochs * steps, ranks)
         try_out(learner, reader.dataset)
+        if isinstance(lesson.loss, Objective):
+            judges = judges_of(lesson.loss.terms, reader.dataset.classes or 0, run.seed, learner.device)
+            learner = replace(learner, judges=judges)
         run = replace(run, facts={**_told(lesson, reader), **run.facts})
         epoch = Epoch(learner, lesson.loss, run.seed, 0)
         if not saved:

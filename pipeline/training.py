@@ -7,8 +7,8 @@ classes.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from pipeline.decay import decaying
 from pipeline.devices import autocast, pick_device, place
 from pipeline.errors import TrainingError
 from pipeline.generators import GENERATORS
+from pipeline.judges import Judge
 from pipeline.labels import Heard
 from pipeline.objective import Objective
 from pipeline.ranks import ALONE, Ranks
@@ -74,6 +75,7 @@ class Learner:
     schedule: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
     steps: int
+    judges: Mapping[int, Judge] = field(default_factory=dict)  # of its adversarial terms, by their place
 
     @property
     def progress(self) -> float:
@@ -87,12 +89,17 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
         parts = (self.network, self.optimizer, self.schedule, self.scaler)
-        return dict(zip(_PARTS, (part.state_dict() for part in parts), strict=True))
+        state: dict[str, Any] = dict(zip(_PARTS, (part.state_dict() for part in parts), strict=True))
+        if self.judges:
+            state["judges"] = {number: judge.state() for number, judge in self.judges.items()}
+        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a state as if never stopped."""
         for name in _PARTS:
             getattr(self, name).load_state_dict(state[name])
+        for number, judge in self.judges.items():
+            judge.load_state(state["judges"][number])
 
 
 _PARTS = ("network", "optimizer", "schedule", "scaler")
@@ -177,7 +184,7 @@ class Epoch:
         if not self.learner.network.training:
             self.learner.shared.train()
         try:
-            loss = self.loss.at(self.progress) if isinstance(self.loss, Objective) else self.loss
+            loss = self.loss.at(self.progress, self.learner.judges) if isinstance(self.loss, Objective) else self.loss
             with GENERATORS:
                 torch.manual_seed(seed_of("step", self.seed, self.number, self.steps, self.learner.ranks.rank))
                 mean = step(self.learner, batch, loss, rows)

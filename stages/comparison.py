@@ -13,9 +13,11 @@ from pipeline.runs import Metrics
 from pipeline.store.documents import Seal
 from pipeline.store.mapped import LabelCache
 from pipeline.store.writer import human
+from pipeline.twins import in_words, verdicts
 from stages.report import Report, duration, table
 
 NONE = "-"
+AGREEMENT = "Agreement: the same likeliest class as the teacher's; accepted: of a draft's tokens, by the teacher."
 Results = Sequence[Metrics]
 
 
@@ -36,9 +38,7 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
         f"On {tested:,} held-out samples, mean ± standard deviation over seeds; ECE: calibration; time of one run."
     ]
     if any(column.title == "agreement" for column in columns):
-        lines.append(
-            "Agreement: the same likeliest class as the teacher's; accepted: of a draft's tokens, by the teacher."
-        )
+        lines.append(AGREEMENT)
     if cache is not None and cache.seal is not None:
         seal, path = cache.seal, _name_of(cache)
         rows.append(["teacher", *(column.teacher(seal.about) for column in columns)])
@@ -50,6 +50,9 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
             facts["break_even"], line = worth
             lines.append(line)
         facts["cache"] = {"path": path, "cache_id": seal.cache_id, "bytes": seal.bytes, "about": seal.about}
+    if judged := verdicts(results, "adversarial"):
+        facts["adversarial"] = judged
+        lines += in_words(judged, "adversarial")
     header = ["", *(column.title for column in columns)]
     return Report(facts, "\n".join([table(header, rows), "", *lines, f"Runs: {runs}"]))
 
