@@ -311,11 +311,9 @@ def test_a_student_of_a_moving_temperature_resumes_exactly(
 
 def test_the_table_says_whether_a_judge_was_worth_it(filled: Path) -> None:
     """Law: beside its twin without the term, that it helped or did not; without a twin, that nobody knows."""
-    judged = (
-        "students.distilled.baseline=distilled",
-        "students.judged={model = 'mlp', options = {hidden = [4]}, epochs = 2, batch_size = 16, device = 'cpu', loss = "
-        "[{name = 'hard', weight = 0.1}, {name = 'kd', weight = 0.9}, {name = 'adversarial', weight = 0.2}]}",
-    )
+    loss = "[{name = 'hard', weight = 0.1}, {name = 'kd', weight = 0.9}, {name = 'adversarial', weight = 0.2}]"
+    like = "model = 'mlp', options = {hidden = [4]}, epochs = 2, batch_size = 16, device = 'cpu'"
+    judged = (*ONLY, f"students.judged={{{like}, loss = {loss}}}")
     alpha = "students.distilled.loss=[{name = 'hard', weight = 0.1}, {name = 'kd', weight = 0.9}]"
     assert (
         'Whether "adversarial" helps judged is not known' in must("train", *judged, flags=("--student", "judged")).out
