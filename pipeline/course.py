@@ -22,6 +22,8 @@ from pipeline.datasets import Dataset
 from pipeline.errors import DatasetError, MismatchError, SoftLabelsError
 from pipeline.evaluation import Evaluation, evaluate, measurable
 from pipeline.features import Hint
+from pipeline.judges import judges_of
+from pipeline.objective import Objective
 from pipeline.order import ONE_VIEW, EpochSampler, ViewOrder, Windows
 from pipeline.prefetch import prefetching
 from pipeline.ranks import ALONE, Ranks
@@ -249,6 +251,9 @@ class _Pupil:
         saved = saved_state(run)
         torch.manual_seed(seed_of("weights", run.seed))
         learner = _seated(run, lesson, reader, run.settings.epochs * steps, ranks)
+        if isinstance(lesson.loss, Objective):
+            judges = judges_of(lesson.loss.terms, reader.dataset.classes or 0, run.seed, learner.device)
+            learner = replace(learner, judges=judges)
         run = replace(run, facts={**_told(lesson, reader), **run.facts})
         epoch = Epoch(learner, lesson.loss, run.seed, 0)
         if not saved:

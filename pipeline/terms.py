@@ -40,7 +40,7 @@ class Term(Settings):
         return {name: value_at(it, progress) if isinstance(it, Ramp) else it for name, it in options.items()}
 
 
-_SHARED = {"name", "weight", "standardise", "cost", "sharpness"}
+_SHARED = {"name", "weight", "standardise", "cost", "sharpness", "hidden", "learning_rate"}
 
 
 class Hard(Term):
@@ -160,20 +160,63 @@ class WKD(Tempered):
     """A .npy file of what it costs to take one class for another, [C, C]; left out, estimated from the labels."""
 
 
+class Adversarial(Term):
+    """To be taken for the teacher by a discriminator of logits that learns beside the student."""
+
+    serves: ClassVar[Sequence[str]] = WHOLE
+    name: Literal["adversarial"]
+    weight: Weight = 0.1
+    hidden: PositiveInt = 128
+    """The width of the discriminator's two hidden layers."""
+    learning_rate: PositiveFloat = 1e-3
+    """Of the discriminator."""
+
+
 AnyTerm: TypeAlias = Annotated[
-    Hard | Entropy | Weak | MSE | KD | Soft | ReverseKL | JSD | SkewKL | TotalVariation | DKD | DIST | WKD,
+    Hard
+    | Entropy
+    | Weak
+    | MSE
+    | KD
+    | Soft
+    | ReverseKL
+    | JSD
+    | SkewKL
+    | TotalVariation
+    | DKD
+    | DIST
+    | WKD
+    | Adversarial,
     Field(discriminator="name"),
 ]
 
 TERMS: dict[str, type[Term]] = {
     kind.model_fields["name"].annotation.__args__[0]: kind  # type: ignore[union-attr]  # Literal["hard"]
-    for kind in (Hard, KD, Soft, ReverseKL, JSD, SkewKL, TotalVariation, MSE, DKD, DIST, WKD, Weak, Entropy)
+    for kind in (
+        Hard,
+        KD,
+        Soft,
+        ReverseKL,
+        JSD,
+        SkewKL,
+        TotalVariation,
+        MSE,
+        DKD,
+        DIST,
+        WKD,
+        Weak,
+        Entropy,
+        Adversarial,
+    )
 }
 
 
+BESIDE = ("entropy", "adversarial")  # which teach nothing by themselves
+
+
 def _known_loss(name: str) -> str:
-    if name not in TERMS or name == "entropy":
-        alone = [name for name in TERMS if name != "entropy"]  # which teaches nothing by itself
+    alone = [name for name in TERMS if name not in BESIDE]
+    if name not in alone:
         raise ValueError(f"found {name!r}, expected one of {', '.join(alone)}")
     return name
 

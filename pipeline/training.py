@@ -7,8 +7,8 @@ classes.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipeline.decay import decaying
 from pipeline.devices import autocast, pick_device, place
 from pipeline.errors import TrainingError
 from pipeline.generators import GENERATORS
+from pipeline.judges import Judge
 from pipeline.labels import Heard
 from pipeline.objective import Objective
 from pipeline.ranks import ALONE, Ranks
@@ -77,6 +78,7 @@ class Learner:
     schedule: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
     steps: int
+    judges: Mapping[int, Judge] = field(default_factory=dict)  # of its adversarial terms, by their place
     tutor: Tutor | None = None
     tutoring: torch.nn.Module | None = None  # the same, trained by all ranks
 
@@ -96,12 +98,17 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
-        return {name: getattr(self, name).state_dict() for name in self._parts}
+        state = {name: getattr(self, name).state_dict() for name in self._parts}
+        if self.judges:
+            state["judges"] = {number: judge.state() for number, judge in self.judges.items()}
+        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a state as if never stopped."""
         for name in self._parts:
             getattr(self, name).load_state_dict(state[name])
+        for number, judge in self.judges.items():
+            judge.load_state(state["judges"][number])
 
     @property
     def _parts(self) -> tuple[str, ...]:
@@ -134,7 +141,20 @@ def start(
     shared = ranks.share(network, device)
     learns = tutor is not None and any(True for _ in tutor.parameters())
     tutoring = ranks.share(tutor, device) if tutor is not None and learns else tutor
-    return Learner(network, shared, ranks, settings, views, device, optimizer, schedule, scaler, steps, tutor, tutoring)
+    return Learner(
+        network,
+        shared,
+        ranks,
+        settings,
+        views,
+        device,
+        optimizer,
+        schedule,
+        scaler,
+        steps,
+        tutor=tutor,
+        tutoring=tutoring,
+    )
 
 
 def step(
@@ -202,7 +222,7 @@ class Epoch:
         if not self.learner.network.training:
             self.learner.shared.train()
         try:
-            loss = self.loss.at(self.progress) if isinstance(self.loss, Objective) else self.loss
+            loss = self.loss.at(self.progress, self.learner.judges) if isinstance(self.loss, Objective) else self.loss
             with GENERATORS:
                 torch.manual_seed(seed_of("step", self.seed, self.number, self.steps, self.learner.ranks.rank))
                 mean = step(self.learner, batch, loss, rows, self.progress)

@@ -20,11 +20,12 @@ from pipeline.datasets import open_dataset
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.datasets.digits import from_digits
 from pipeline.executors.inline import run_inline
+from pipeline.judges import judges_of
 from pipeline.labeller import Block, Labeller
 from pipeline.labels import DenseLabels, LabelSpec, SoftLabels
 from pipeline.losses import LOSSES, cross_entropy, kd, kl
 from pipeline.models import build
-from pipeline.objective import objective
+from pipeline.objective import Objective, objective
 from pipeline.order import ONE_VIEW, EpochSampler, ViewOrder
 from pipeline.reader import Batch, Reader
 from pipeline.regimen import Training
@@ -34,7 +35,7 @@ from pipeline.store.mapped import LabelCache
 from pipeline.store.verify import verify
 from pipeline.store.writer import CacheWriter
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.terms import KD, TERMS, Entropy, Term, one_term
+from pipeline.terms import BESIDE, KD, TERMS, Adversarial, Entropy, Term, one_term
 from pipeline.training import Loss, predictor, run_epoch, start
 from pipeline.views import Viewed, viewed
 from pipeline.weights import save_state
@@ -51,10 +52,11 @@ SPECS = {
 }
 SETTINGS = Training(batch_size=32, learning_rate=0.05, optimizer="sgd", epochs=EPOCHS, device="cpu")
 TOLD = {
-    **{name: one_term(name, TEMPERATURE, ALPHA) for name, kind in TERMS.items() if kind.serves},
+    **{name: one_term(name, TEMPERATURE, ALPHA) for name, kind in TERMS.items() if kind.serves and name not in BESIDE},
     "kd, standardised": (KD(name="kd", standardise=True),),
     "kd, ever less sure": (KD(name="kd"), Entropy(name="entropy", weight=Ramp(start=0.5, end=-0.5))),
     "kd, ever sharper": (KD(name="kd", temperature=PositiveRamp(start=8, end=1, by="epoch")),),
+    "kd, and judged": (KD(name="kd"), Adversarial(name="adversarial", hidden=8)),
 }
 """What a student may be told: every loss that asks the teacher beside the true labels, and sums with more."""
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -168,6 +170,8 @@ def student(
     steps = school.epochs * -(-len(reader) // SETTINGS.batch_size)
     network = build("cnn", {"width": school.width}, school.shape, CLASSES)
     learner = start(network, SETTINGS, school.views, steps)
+    if isinstance(loss, Objective):
+        learner = replace(learner, judges=judges_of(loss.terms, CLASSES, 3, learner.device))
     curve: list[float] = []
     order = EpochSampler(len(reader), SETTINGS.batch_size, seed=3, views=views)
     for epoch in range(school.epochs):

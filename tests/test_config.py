@@ -247,6 +247,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, sai
             "students.small.loss: found 'nothing', expected one of hard, kd, soft, ",
         ),
         ("students.small.loss=entropy", "students.small.loss: found 'entropy', expected one of hard, kd, soft, "),
+        ("students.small.loss=adversarial", "students.small.loss: found 'adversarial', expected one of hard, kd, "),
         ("students.small.loss=3", "students.small.loss: found 3 (int), expected a list."),
         ("students.small.loss={name = 'kd'}", "students.small.loss: found {'name': 'kd'} (dict), expected a list."),
         (
@@ -257,11 +258,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, sai
         (
             "students.small.loss=[{name = 'kdd'}]",
             (
-                "students.small.loss.0.name: found 'kdd', expected one of dist, dkd, entropy, hard, jsd, kd, mse, "
-                "reverse_kl, skew_kl, soft, tv, weak, wkd. Did you mean kd?"
+                "students.small.loss.0.name: found 'kdd', expected one of adversarial, dist, dkd, entropy, hard, "
+                "jsd, kd, mse, reverse_kl, skew_kl, soft, tv, weak, wkd. Did you mean kd?"
             ),
         ),
-        ("students.small.loss=[{weight = 1}]", "students.small.loss.0.name: found None, expected one of dist, dkd,"),
+        ("students.small.loss=[{weight = 1}]", "students.small.loss.0.name: found None, expected one of adv"),
         (
             "students.small.loss=[{name = 'kd', weight = 'x'}]",
             "students.small.loss.0.weight: found 'x' (str), expected a valid number.",

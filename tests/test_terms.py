@@ -9,6 +9,7 @@ import torch
 
 from pipeline import encodings
 from pipeline.errors import ConfigError
+from pipeline.judges import judges_of
 from pipeline.labels import LabelSpec
 from pipeline.losses import LOSSES, class_cost
 from pipeline.objective import Objective
@@ -28,7 +29,7 @@ SPECS = {
     "sampled, to be standardised": LabelSpec("sampled", CLASSES, "float16", 3, (2.0,), standardised=True),
     "multinomial": LabelSpec("multinomial", CLASSES, "float16", 8, (2.0,)),
 }
-TENSORS = {"student_logits_NC", "labels", "labels_N", "cost_CC"}
+TENSORS = {"student_logits_NC", "labels", "labels_N", "cost_CC", "judge"}
 
 
 def term(name: str, **settings: object) -> Term:
@@ -77,9 +78,10 @@ WHOLE = "not from these labels: it needs dense"
 BOUNDED = f"{WHOLE} or topk or head+sampled"
 TEMPERED = ("kd", "soft", "reverse_kl", "jsd", "skew_kl", "tv", "dkd")
 ALONE = {"hard": ALWAYS, "entropy": ALWAYS}
-SPARSE = dict.fromkeys(TEMPERED, ON_GRID) | {"mse": ALWAYS, "weak": ON_GRID, "dist": WHOLE, "wkd": WHOLE}
-DRAWN = dict.fromkeys((*TEMPERED, "mse", "weak"), BOUNDED) | {"kd": AT_TWO, "soft": AT_TWO, "dist": WHOLE, "wkd": WHOLE}
-DENSE = dict.fromkeys((*TEMPERED, "dist", "wkd"), LSKD) | {"mse": ALWAYS, "weak": ANY}
+NOT_WHOLE = dict.fromkeys(("dist", "wkd", "adversarial"), WHOLE)
+SPARSE = dict.fromkeys(TEMPERED, ON_GRID) | {"mse": ALWAYS, "weak": ON_GRID} | NOT_WHOLE
+DRAWN = dict.fromkeys((*TEMPERED, "mse", "weak"), BOUNDED) | {"kd": AT_TWO, "soft": AT_TWO} | NOT_WHOLE
+DENSE = dict.fromkeys((*TEMPERED, "dist", "wkd"), LSKD) | {"mse": ALWAYS, "weak": ANY, "adversarial": ALWAYS}
 STANDARD = SPARSE | dict.fromkeys(TEMPERED, f"{ON_GRID}, standardised too")
 WORDS = {
     "dense": DENSE,
@@ -127,7 +129,8 @@ def computes(labels: LabelSpec, asked: Term) -> bool:
     logits_NC, student_NC = (3 * torch.randn(5, CLASSES, generator=random) for _ in range(2))
     true_N = torch.tensor([0, 5, -1, 2, 2])
     soft = encodings.decode(labels, encodings.encode(labels, logits_NC, true_N, np.arange(5)))
-    told = Objective([asked], {0: class_cost(logits_NC.T)} if asked.name == "wkd" else {})
+    judges = judges_of([asked], CLASSES, 0, torch.device("cpu"))
+    told = Objective([asked], {0: class_cost(logits_NC.T)} if asked.name == "wkd" else {}, judges=judges)
     try:
         loss_N = told(student_NC, true_N, soft)
     except ConfigError:

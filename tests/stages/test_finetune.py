@@ -307,3 +307,21 @@ def test_a_student_of_a_moving_temperature_resumes_exactly(
     assert weights(FIRST) == weights(filled / "whole/distilled/seed-0")
     must("train", *ONLY, flags=(*FLAGS, "--runs", "plain"))
     assert weights(FIRST) != weights(filled / "plain/distilled/seed-0")
+
+
+def test_the_table_says_whether_a_judge_was_worth_it(filled: Path) -> None:
+    """Law: beside its twin without the term, that it helped or did not; without a twin, that nobody knows."""
+    loss = "[{name = 'hard', weight = 0.1}, {name = 'kd', weight = 0.9}, {name = 'adversarial', weight = 0.2}]"
+    like = "model = 'mlp', options = {hidden = [4]}, epochs = 2, batch_size = 16, device = 'cpu'"
+    judged = (*ONLY, f"students.judged={{{like}, loss = {loss}}}")
+    alpha = "students.distilled.loss=[{name = 'hard', weight = 0.1}, {name = 'kd', weight = 0.9}]"
+    assert (
+        'Whether "adversarial" helps judged is not known' in must("train", *judged, flags=("--student", "judged")).out
+    )
+    both = ("--student", "judged", "--student", "distilled")
+    outcome = must("train", *judged, alpha, flags=both)
+    assert '"adversarial" helped judged: ' in outcome.out or '"adversarial" did not help judged: ' in outcome.out
+    facts = must("train", *judged, alpha, flags=(*both, "--json")).facts
+    assert facts["adversarial"]["judged"]["twin"] == "distilled"
+    assert "adversarial" not in must("train", alpha, *ONLY, flags=(*FLAGS, "--json")).facts
+    assert (filled / "runs/e/judged/seed-0/metrics.json").exists()
