@@ -111,7 +111,6 @@ def _relative_distances(features_NX: Tensor) -> Tensor:
 
 def _cosines(features_NX: Tensor) -> Tensor:
     """Of the angle at j between the ways to i and k, at [j, i, k]; 0 where i = k, which is no angle."""
-    features_NX = spread(features_NX)
     ways_NNX = unit(features_NX - features_NX[:, None])
     same_NN = torch.eye(len(features_NX), dtype=torch.bool, device=features_NX.device)
     return _products(ways_NNX).masked_fill(same_NN, 0.0)

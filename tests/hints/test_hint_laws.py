@@ -55,13 +55,13 @@ DEGENERATE = {
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("student", DEGENERATE)
-@pytest.mark.parametrize("teacher", DEGENERATE)
-def test_degenerate_batches_have_a_finite_loss_and_gradient(name: str, student: str, teacher: str) -> None:
-    """Law: in float32, where 1e18 squared is near the end and 1e-28 squared is nothing."""
-    loss, gradient = gradient_of(name, DEGENERATE[student].float(), DEGENERATE[teacher].float())
-    assert loss.isfinite().all()
-    assert (loss >= 0).all()
-    assert gradient.isfinite().all()
+def test_degenerate_batches_have_a_finite_loss_and_gradient(name: str, student: str) -> None:
+    """Law: in float32, where 1e18 squared is near the end and 1e-28 squared is nothing, beside any teacher."""
+    for teacher in DEGENERATE.values():
+        loss, gradient = gradient_of(name, DEGENERATE[student].float(), teacher.float())
+        assert loss.isfinite().all()
+        assert (loss >= 0).all()
+        assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -110,3 +110,12 @@ def test_contrast_with_any_number_of_negatives(negatives: int, temperature: floa
     for size in (60, 10**6):
         found = hints.crd(*tensors, dataset_size=size, temperature=temperature)
         np.testing.assert_allclose(found, reference.crd(*arrays, size, temperature), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_degenerate_features(name: str) -> None:
+    """Law: rows of zeros and equal rows on one side, on the other, and on both."""
+    ordinary, zeros = features(5, seed=1), torch.tensor([[0.0], [1.0], [1.0], [0.0], [1.0]])
+    equal = ordinary[[0, 1, 1, 2, 2]]
+    for student, teacher in ((equal, ordinary), (ordinary, equal), (zeros * ordinary, equal), (equal, zeros * equal)):
+        agree(name, student, teacher)

@@ -109,6 +109,13 @@ def test_a_shift_far_from_zero_leaves_the_relations_of_near_rows() -> None:
         torch.testing.assert_close(loss(student, teacher), loss(student.double(), teacher.double()).float())
 
 
+def test_the_angle_between_two_near_rows_is_known_beside_a_far_one() -> None:
+    """Law: ways are differences of the rows themselves, not of what is left of them after a shift."""
+    far = torch.tensor([[3.0, 1.0], [1e-7, 0.0], [0.0, 0.0], [0.0, 1e-7]])
+    student = features(4, seed=1, width=2).float()
+    torch.testing.assert_close(rkd_angle(student, far), rkd_angle(student.double(), far.double()).float())
+
+
 @pytest.mark.parametrize("name", BY_BATCH)
 def test_another_number_of_rows_is_refused(name: str) -> None:
     """Law: rows are matched one to one."""
