@@ -21,7 +21,7 @@ TABLE = "students.distilled.finetune={epochs = 2, learning_rate = 0.05}"
 SMALL = "students.distilled.finetune={epochs = 1, learning_rate = 1e-30, weight_decay = 0.0}"
 ONLY = ("students.distilled.baseline=distilled",)
 FLAGS = ("--student", "distilled")
-RESULTS = {"config.toml", "metrics.jsonl", "metrics.json", "student.safetensors", "curve.png"}
+RESULTS = {"config.toml", "metrics.jsonl", "metrics.json", "student.safetensors", "curve.png", "test.json"}
 FIRST, SECOND = Path("runs/e/distilled/seed-0"), Path("runs/e/distilled/finetuned/seed-0")
 
 
