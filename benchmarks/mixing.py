@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
 from benchmarks.results import Row, write
-from pipeline.config import Experiment, Training, load
+from pipeline.config import Experiment, load
 from pipeline.course import Lesson, Watch, teach
 from pipeline.datasets import Dataset
 from pipeline.datasets.arrays import ArrayDataset
@@ -28,6 +28,7 @@ from pipeline.labels import Heard
 from pipeline.models import build
 from pipeline.order import EpochSampler, Windows
 from pipeline.reader import Reader
+from pipeline.regimen import Training
 from pipeline.runs import Run
 from pipeline.sources import open_source, open_test
 

@@ -39,6 +39,7 @@ from pipeline.losses import kd
 from pipeline.models import build
 from pipeline.reader import Reader
 from pipeline.runs import Run
+from pipeline.schedules import BEGIN, value_at
 from pipeline.sources import open_source
 from pipeline.store.mapped import LabelCache
 from pipeline.store.verify import verify
@@ -137,7 +138,7 @@ def trained(experiment: Experiment, clock: Clock) -> None:
 
     def told(logits_NC: torch.Tensor, labels_N: torch.Tensor, soft: Heard | None) -> torch.Tensor:
         assert soft is not None and not isinstance(soft, MixedLabels)  # noqa: PT018
-        return kd(logits_NC, soft, labels_N, student.temperature, student.alpha)
+        return kd(logits_NC, soft, labels_N, value_at(student.temperature, BEGIN), student.alpha)
 
     with tempfile.TemporaryDirectory() as name:
         run = Run(Path(name), Path(name) / "w.safetensors", {}, "", student, experiment.views, 0)

@@ -30,7 +30,7 @@ from benchmarks.results import Row, compared, publish
 from benchmarks.stage_one import head
 from benchmarks.turns import Clock, Turns
 from pipeline.ahead import loaders
-from pipeline.config import Experiment, Training, load
+from pipeline.config import Experiment, load
 from pipeline.course import Lesson, Watch, teach
 from pipeline.datasets import Dataset
 from pipeline.datasets.arrays import ArrayDataset
@@ -41,6 +41,7 @@ from pipeline.labels import DenseLabels
 from pipeline.models import build
 from pipeline.objective import Objective
 from pipeline.reader import Batch, Reader
+from pipeline.regimen import Training
 from pipeline.runs import Run
 from pipeline.sources import open_source
 from pipeline.store.mapped import LabelCache

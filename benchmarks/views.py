@@ -20,11 +20,11 @@ import click
 from benchmarks.results import Row, compared, publish
 from benchmarks.stage_two import InTheLoop, School, in_turn, told
 from pipeline.ahead import loaders
-from pipeline.config import Training
 from pipeline.course import Lesson, Watch, teach
 from pipeline.models import build
 from pipeline.order import ViewOrder
 from pipeline.reader import Reader
+from pipeline.regimen import Training
 from pipeline.runs import Run
 
 ROWS, QUICK_ROWS = 4096, 512

@@ -7,8 +7,11 @@ from typing import get_args
 from pydantic_core import ErrorDetails
 
 from pipeline.kinds import SOURCES
+from pipeline.schedules import Ramp
 from pipeline.settings import Settings
-from pipeline.terms import TERMS, Ramp
+from pipeline.terms import TERMS
+
+SAMPLES = ("dataset", "test")  # tables of a kind each
 
 
 def explained(experiment: type[Settings], detail: ErrorDetails) -> str:
@@ -25,7 +28,7 @@ def explained(experiment: type[Settings], detail: ErrorDetails) -> str:
         case "missing":
             return f"the key {key} is missing; it is needed."
         case "union_tag_invalid" | "union_tag_not_found":
-            return _unknown_kind(key, found, *(("name", TERMS) if loc[0] == "students" else ("kind", SOURCES)))
+            return _unknown_kind(key, found, *(("kind", SOURCES) if loc[-1] in SAMPLES else ("name", TERMS)))
         case "value_error":
             return f"{key + ': ' if key else ''}{detail['msg'].removeprefix('Value error, ')}."
     said = detail["msg"].removeprefix("Input should be ").replace("String should", "a string that should")
@@ -50,7 +53,7 @@ _IN_TOML = {
     "is_instance_of": "a path, in quotes",
     "tuple_type": "a list",
 }
-_WEIGHTS = {"ramp": Ramp}
+_RAMPS = {"ramp": Ramp}
 
 
 def _known_keys(experiment: type[Settings], loc: tuple[int | str, ...]) -> Iterator[str]:
@@ -58,7 +61,7 @@ def _known_keys(experiment: type[Settings], loc: tuple[int | str, ...]) -> Itera
     model = experiment
     for place, part in enumerate(map(str, loc)):
         if _is_tag(loc, place):
-            model = SOURCES.get(part) or TERMS.get(part) or _WEIGHTS.get(part) or model
+            model = SOURCES.get(part) or TERMS.get(part) or _RAMPS.get(part) or model
         elif (field := model.model_fields.get(part)) is not None:
             models = [m for m in (field.annotation, *get_args(field.annotation)) if _is_settings(m)]
             model = models[0] if models else model
@@ -67,10 +70,12 @@ def _known_keys(experiment: type[Settings], loc: tuple[int | str, ...]) -> Itera
 
 def _is_tag(loc: tuple[int | str, ...], place: int) -> bool:
     """Whether this step of a place is a kind of dataset or of loss, and no key: a student may be named like one."""
-    if loc[0] in ("dataset", "test"):
-        return place == 1
-    # students.NAME.loss.(name|sum).0.(hard|kd|...).weight.(number|ramp)
-    return place in (3, 5, 7) and loc[:1] == ("students",) and loc[2] == "loss"
+    if loc[0] == "students":  # students.NAME.loss and students.NAME.finetune.loss
+        inside = 3 if loc[2:3] == ("finetune",) else 2
+        loc, place = loc[inside:], place - inside
+    if loc[:1] == ("loss",):  # loss.(name|sum).0.(hard|kd|...).weight.(number|ramp)
+        return place in (1, 3, 5)
+    return place == 1 and loc[0] in (*SAMPLES, "temperature")
 
 
 def _is_settings(annotation: object) -> bool:

@@ -4,7 +4,6 @@
 found, what was expected and the nearest known key. Nothing here imports torch: `inspect` stays quick.
 """
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -25,16 +24,18 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.complaints import explained
 from pipeline.errors import ConfigError
+from pipeline.features import FeatureSettings, Hint, names_apart
 from pipeline.kinds import AnySource
+from pipeline.regimen import Device, Finetune, Precision, Seed, Training
+from pipeline.schedules import Temperature
+from pipeline.seeding.settings import Seeding
 from pipeline.settings import FilePath, Fraction, Location, Options, PerChannel, Settings
 from pipeline.store.mirror import DEFAULT, MirrorSettings
+from pipeline.tables import apply, read_table
 from pipeline.terms import Loss, Term, one_term
 
 Mixture: TypeAlias = Literal["probabilities", "logits", "vote"]
 TOKENS, ENSEMBLE = "tokens", "ensemble"
-Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**62)]
-Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
-Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def _positive(value: float | tuple[float, ...]) -> float | tuple[float, ...]:
@@ -100,25 +101,6 @@ class ViewSettings(Settings):
         return {name: value for name, value in table.items() if name not in left_out}
 
 
-class Training(Settings):
-    """One training run: the same keys for a student and for `[teacher.fit]`."""
-
-    epochs: PositiveInt = 10
-    batch_size: PositiveInt = 128
-    learning_rate: PositiveFloat = 1e-3
-    seed: Seed = 0
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: Fraction = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: Fraction = 0.05
-    """The share of all steps over which the learning rate rises to its full height."""
-    clip_norm: PositiveFloat | None = None
-    precision: Precision = "float32"
-    channels_last: bool = False
-    device: Device = "auto"
-
-
 _UNSAID: tuple[object, ...] = ({}, 1.0, None)  # what a dumped table of a teacher with members says of its own
 
 
@@ -143,6 +125,8 @@ class TeacherSettings(Member):
     members: Annotated[tuple[Member, ...], Field(strict=False)] = ()
     mixture: Literal["probabilities", "logits"] = "probabilities"
     """Of the members: the mean of their probabilities at temperature 1, or of their logits."""
+    features: Annotated[tuple[FeatureSettings, ...], Field(strict=False), AfterValidator(names_apart)] = ()
+    """Modules inside it whose outputs are kept too. Those of a mixture are named `members.0.MODULE` and so on."""
 
     @property
     def asked(self) -> tuple[Member, ...]:
@@ -231,7 +215,7 @@ class Student(Training):
     options: Options = Field(default_factory=dict)
     loss: Loss = "kd"
     """A term by its name, beside the true labels: (1 - alpha) hard + alpha NAME; or a list of terms with weights."""
-    temperature: PositiveFloat = 4.0
+    temperature: Temperature = 4.0
     alpha: Fraction = 0.9
     true_labels: PositiveInt | None = None
     """How many true labels this student may see, the same number of each class; left out, all there are."""
@@ -250,9 +234,15 @@ class Student(Training):
     """Caches of other teachers of the same samples, which it hears besides the experiment's own, whose weight is 1."""
     mixture: Mixture = "probabilities"
     """What it hears of several teachers: the mean of their probabilities or logits, or the likeliest class of each."""
+    hints: Annotated[tuple[Hint, ...], Field(strict=False)] = ()
+    """Modules of its own that are held against features of the teacher, beside the loss."""
     repeats: PositiveInt = 1
+    seeded: Seeding | None = None
+    """Begin from weights made of the teacher's, which `softlabels seed-student` writes."""
     baseline: str | None = None
     """The student to train as well and to stand beside this one in the table."""
+    finetune: Finetune | None = None
+    """What it learns once it is distilled; it stands in the table as a line of its own."""
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -271,7 +261,7 @@ class Student(Training):
     @property
     def soft(self) -> bool:
         """Whether it asks the teacher."""
-        return any(term.serves for term in self.terms)
+        return bool(self.hints) or any(term.serves for term in self.terms)
 
     @model_validator(mode="after")
     def _hears_someone(self) -> "Student":
@@ -280,6 +270,18 @@ class Student(Training):
         if not self.also and self.mixture != "probabilities":
             raise ValueError(f'mixture = "{self.mixture}" is of several teachers: name the caches of others in also')
         return self
+
+    @property
+    def finetuned(self) -> "Student":
+        """Who it is in its second course: a student of true labels alone, of the keys that `finetune` says."""
+        assert self.finetune is not None, "it has a second course"
+        said = {
+            key: getattr(self.finetune, key) for key in Training.model_fields.keys() & self.finetune.model_fields_set
+        }
+        said |= {"loss": self.finetune.terms(self.terms), "finetune": None}
+        said |= {"true_labels": None} if self.finetune.dataset else {}
+        plain = ("window", "views", "view_order", "views_at_once", "also", "mixture", "baseline", "hints", "seeded")
+        return self.model_copy(update={**said, **{key: Student.model_fields[key].default for key in plain}})
 
     @property
     def needs_cache(self) -> bool:
@@ -299,14 +301,17 @@ class Experiment(Settings):
     loading: LoadingSettings = LoadingSettings()
     students: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], Student] = Field(default_factory=dict)
 
+    def refuse_unknown(self, names: Sequence[str]) -> None:
+        """Raise ConfigError if there is no student of one of these names."""
+        for name in names:
+            if name not in self.students:
+                known = ", ".join(self.students) or "none"
+                raise ConfigError(f"--student {name}: there is no such student. This experiment has {known}.")
+
     def with_baselines(self, names: Sequence[str]) -> list[str]:
         """The students of these names, or all, each after its baseline; ConfigError if there is none of a name."""
+        self.refuse_unknown(names)
         known = self.students
-        for name in names:
-            if name not in known:
-                raise ConfigError(
-                    f"--student {name}: there is no such student. This experiment has {', '.join(known) or 'none'}."
-                )
         wanted = names or tuple(known)
         if not wanted:
             raise ConfigError(
@@ -339,6 +344,13 @@ class Experiment(Settings):
                 raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _seeds_beside_teachers(self) -> "Experiment":
+        for name, student in self.students.items():
+            if student.seeded and student.seeded.checkpoint in {each.checkpoint for each in self.teacher.asked}:
+                raise ValueError(f"students.{name}.seeded.checkpoint is the teacher's own: name another file")
+        return self
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file and apply `key.path=value` overrides (values in TOML; a bare word is a string).
@@ -347,9 +359,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         ConfigError: naming the file, the key path, what was found and what was expected.
 
     """
-    table = _read(path)
+    table = read_table(path)
     for override in overrides:
-        _apply(table, override)
+        apply(table, override)
     try:
         return Experiment.model_validate(table)
     except ValidationError as error:
@@ -359,31 +371,3 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
 def dump(experiment: Experiment) -> str:
     """The experiment as TOML that `load` reads to an equal one."""
     return tomli_w.dumps(experiment.model_dump(mode="json", exclude_none=True))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none"
-        raise ConfigError(f"{path}: no such experiment file. Files like it there: {near}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: this experiment file cannot be read: {error}.") from None
-    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested thousands deep
-        raise ConfigError(f"{path}: this is not valid TOML: {error}. Mend that line and run again.") from None
-
-
-def _apply(table: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    *parents, last = (part.strip() for part in key.split("."))
-    if not equals or not all((*parents, last)):
-        raise ConfigError(f"--set {override}: expected KEY.PATH=VALUE, for example --set cache.path=caches/other.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        value = text.strip()
-    for part in parents:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {override}: {part} is a value, not a table, in this experiment.")
-    table[last] = value

@@ -21,6 +21,9 @@ from pipeline.cost import cost
 from pipeline.datasets import Dataset
 from pipeline.errors import DatasetError, MismatchError, SoftLabelsError
 from pipeline.evaluation import Evaluation, evaluate, measurable
+from pipeline.features import Hint
+from pipeline.judges import judges_of
+from pipeline.objective import Objective
 from pipeline.order import ONE_VIEW, EpochSampler, ViewOrder, Windows
 from pipeline.prefetch import prefetching
 from pipeline.ranks import ALONE, Ranks
@@ -29,6 +32,7 @@ from pipeline.runs import CHECKPOINT, Metrics, Run, begin, finish, finished, sav
 from pipeline.seeds import seed_of
 from pipeline.store.mapped import LabelCache
 from pipeline.training import Epoch, Learner, Loss, predictor, start, try_out
+from pipeline.tutor import refuse_untold, tutor_of
 from pipeline.views import viewed
 
 SAVE_SECONDS = 300.0  # the most that a kill costs, where an epoch takes longer
@@ -46,6 +50,7 @@ class Lesson:
     visible_N: Rows | None = None  # the true labels that it may see, -1 where it may not; None for all there are
     windows: Windows | None = None  # within which its rows are shuffled; None for over all of them
     views: ViewOrder = ONE_VIEW
+    hints: tuple[Hint, ...] = ()  # what it is told of its teacher's inside
     hears: object = None  # which teachers, if not the cache's own alone: who hears others is taught apart
 
     def labels(self, dataset: Dataset) -> Rows | None:
@@ -106,7 +111,7 @@ def rehearse(entries: Sequence[Entry], reader: Reader) -> None:
 
     """
     for run, lesson in entries:
-        try_out(start(lesson.build(), run.settings, run.views, 1), reader.dataset)
+        _seated(run, lesson, reader, 1)
 
 
 def teach(
@@ -245,8 +250,10 @@ class _Pupil:
             begin(run)
         saved = saved_state(run)
         torch.manual_seed(seed_of("weights", run.seed))
-        learner = start(lesson.build(), run.settings, run.views, run.settings.epochs * steps, ranks)
-        try_out(learner, reader.dataset)
+        learner = _seated(run, lesson, reader, run.settings.epochs * steps, ranks)
+        if isinstance(lesson.loss, Objective):
+            judges = judges_of(lesson.loss.terms, reader.dataset.classes or 0, run.seed, learner.device)
+            learner = replace(learner, judges=judges)
         run = replace(run, facts={**_told(lesson, reader), **run.facts})
         epoch = Epoch(learner, lesson.loss, run.seed, 0)
         if not saved:
@@ -324,6 +331,20 @@ class _Pupil:
         except SoftLabelsError:
             self.failed = True
             raise
+
+
+def _seated(run: Run, lesson: Lesson, reader: Reader, steps: int, ranks: Ranks = ALONE) -> Learner:
+    """A learner at its first step, tried out on a sample, with a tutor if it is given hints."""
+    network, key = lesson.build(), f"students.{run.folder.parent.name}"
+    refuse_untold(key, lesson.hints, reader.dataset.positions, ranks.world)
+    # By itself first, if it is to have a tutor: ranks share each network once.
+    learner = start(network, run.settings, run.views, steps, ALONE if lesson.hints else ranks)
+    try_out(learner, reader.dataset)
+    if not lesson.hints:
+        return learner
+    sample = reader.dataset.inputs(np.zeros(1, np.int64))
+    tutor = tutor_of(key, network, lesson.hints, reader.spec.features, lambda: predictor(learner)(sample))
+    return start(network, run.settings, run.views, steps, ranks, tutor=tutor)
 
 
 def _tested_at_once(run: Run, test: Dataset) -> int:

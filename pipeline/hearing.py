@@ -4,7 +4,8 @@ Each teacher was asked by itself, so other weights and mixtures cost nothing. Wh
 one teacher, let stage one store it: see `pipeline.teachers.ensemble`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ class Hearing(Reader):
         cache: the experiment's own, which counts 1.
         others: further caches of the same samples in the same views, each with what it counts.
         mixture: which mean of the teachers a student hears.
+        features: of the experiment's own, as of `Reader`.
 
     Raises:
         MismatchError: a cache is of other samples or views.
@@ -39,9 +41,14 @@ class Hearing(Reader):
     """
 
     def __init__(
-        self, dataset: Dataset, cache: LabelCache, others: Sequence[tuple[LabelCache, float]], mixture: Mixture
+        self,
+        dataset: Dataset,
+        cache: LabelCache,
+        others: Sequence[tuple[LabelCache, float]],
+        mixture: Mixture,
+        features: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        super().__init__(dataset, cache)
+        super().__init__(dataset, cache, features)
         for other, _ in others:
             _refuse_other_samples(cache, other)
         self.mixture = mixture
@@ -81,7 +88,7 @@ def listening(student: Student, reader: Reader, settings: MirrorSettings) -> Rea
     if reader.cache is None or hears(student) is None:
         return reader
     others = [(LabelCache.open(each.cache, settings=settings), each.weight) for each in student.also]
-    return Hearing(reader.dataset, reader.cache, others, student.mixture)
+    return Hearing(reader.dataset, reader.cache, others, student.mixture, reader.features)
 
 
 def identity(reader: Reader) -> dict[str, object]:

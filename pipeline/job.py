@@ -3,18 +3,19 @@
 Students, devices and batch sizes are no part of it, so adding a student never touches the cache.
 """
 
+import json
 import platform
 from dataclasses import asdict, fields
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from pipeline import encodings
-from pipeline.config import Experiment, LabelSettings, Student, ViewSettings
+from pipeline import encodings, features
+from pipeline.config import Experiment, LabelSettings, Student, TeacherSettings, ViewSettings
 from pipeline.datasets import Dataset, content_digest, ids_digest
 from pipeline.errors import ConfigError, MismatchError
 from pipeline.hubs import config_digest
 from pipeline.kinds import Source, decoding
-from pipeline.labels import LabelSpec
+from pipeline.labels import FeatureSpec, LabelSpec
 from pipeline.store.documents import ROW_ARRAYS, Job
 from pipeline.store.layout import choose, row_bytes
 from pipeline.store.state import refuse_other_job
@@ -27,11 +28,16 @@ ALWAYS = ("encoding", "classes", "dtype", "k", "temperatures")
 VIEWS = {"views", "view_order", "views_at_once"}  # of a student
 ASKED, MEMBER = {"model", "options", "precision", "channels_last"}, {"model", "options", "weight"}  # of a teacher
 ALWAYS_VIEWS = ("seed", "mean", "std")
-_DEFAULTS = {item.name: item.default for item in fields(LabelSpec)}
+_DEFAULTS: dict[str, object] = {item.name: [] if item.default == () else item.default for item in fields(LabelSpec)}
 
 
-def spec_of(labels: LabelSettings, dataset: Dataset) -> LabelSpec:
+def spec_of(labels: LabelSettings, dataset: Dataset, features: tuple[FeatureSpec, ...] = ()) -> LabelSpec:
     """The labels asked for, checked against the dataset's classes; what their encoding does not read is left out.
+
+    Args:
+        labels: the settings.
+        dataset: of what.
+        features: what is kept besides of the teacher's modules.
 
     Raises:
         ConfigError: an unknown encoding, or one that these settings do not fit.
@@ -49,9 +55,17 @@ def spec_of(labels: LabelSettings, dataset: Dataset) -> LabelSpec:
         positions=viewed(dataset).positions,
         seed=labels.seed if labels.encoding in DRAWN else 0,
         standardised=labels.standardised and labels.encoding in WITH_SUMS,
+        features=features,
     )
     encodings.check(spec)
     return spec
+
+
+def known_features(teacher: TeacherSettings, job: Job) -> tuple[FeatureSpec, ...]:
+    """The features that are asked for, each with the shapes that it has in a job; of none, if it is not there."""
+    there = TypeAdapter(tuple[FeatureSpec, ...]).validate_python(job.labels.get("features", ()))
+    shapes = {each.name: (each.module_shape, each.row_shape) for each in there}
+    return tuple(each.spec(*shapes.get(each.name, ((), ()))) for each in teacher.features)
 
 
 def content_of(source: Source, dataset: Dataset) -> str:
@@ -74,7 +88,7 @@ def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:
         TeacherError: the checkpoint is not there.
 
     """
-    arrays = (*ROW_ARRAYS, *encodings.arrays(spec))
+    arrays = (*ROW_ARRAYS, *encodings.arrays(spec), *features.arrays(spec.features))
     widest = max(map(row_bytes, arrays))
     cache = experiment.cache
     shard_rows, chunk_rows = choose(widest, len(dataset), cache.shard_rows, cache.chunk_rows)
@@ -113,7 +127,7 @@ def check_made_for(job: Job, experiment: Experiment, dataset: Dataset) -> None:
         "dataset": _dataset_section(content_of(experiment.dataset, dataset), dataset),
         "views": _views_section(experiment.views),
         "teacher": {**job.teacher, **_teacher_section(experiment)},
-        "labels": _labels_section(spec_of(experiment.labels, dataset)),
+        "labels": _labels_section(spec_of(experiment.labels, dataset, known_features(experiment.teacher, job))),
         "rows": len(dataset),
     }
     refuse_other_job(experiment.cache.path, job, job.model_copy(update=asked))
@@ -209,7 +223,7 @@ def _teacher_files(experiment: Experiment) -> dict[str, JsonValue]:
 
 def _labels_section(spec: LabelSpec) -> dict[str, JsonValue]:
     """What is left out has its default: so a new setting changes no job that does without it."""
-    section = {**asdict(spec), "temperatures": list(spec.temperatures)}
+    section: dict[str, JsonValue] = json.loads(json.dumps(asdict(spec)))
     return {name: value for name, value in section.items() if name in ALWAYS or value != _DEFAULTS[name]}
 
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline import encodings
+from pipeline import encodings, reductions
 from pipeline.datasets import Dataset
 from pipeline.encodings.blocks import Logits
 from pipeline.errors import TeacherError
 from pipeline.labels import LabelSpec
 from pipeline.seeds import seed_of
-from pipeline.sequences import TARGETS, refuse_other_tokenizer
+from pipeline.sequences import TARGETS, refuse_other_tokenizer, there
 from pipeline.teachers import Teacher
 from pipeline.views import Viewed, fingerprints, viewed
 
@@ -108,6 +108,8 @@ class Pending:
             if self.back:
                 self.back.synchronize()
         if not self.record["storable"]:
+            if self.spec.features:
+                reductions.refuse(self.spec.features, self.record, self.batch.ids)
             encodings.refuse(self.spec, self.logits_NC, self.batch.ids)
         return {name: tensor.numpy() for name, tensor in self.record.items() if name != "storable"} | {
             "sample_id": self.batch.ids,
@@ -182,15 +184,27 @@ class Labeller:
 
         """
         inputs_NX, labels_N = batch.sent.received()
-        logits_NC: Logits
-        if self.spec.positions is None:
-            logits_NC = self.teacher.answer(inputs_NX)
-        else:
-            logits_NC = self.teacher.answer_in_blocks(inputs_NX, self.spec.classes)
+        logits_NC, inside = self._asked(inputs_NX)
         with explained(batch.ids):
             record = encodings.launch(drawn_anew(self.spec, batch.view), logits_NC, labels_N, batch.ids)
-            home, back = self.lane.fetch({**record, "storable": encodings.storable(record)})
+            storable = encodings.storable(record)
+            if inside:
+                storable, record = storable & reductions.storable(inside), {**record, **inside}
+            home, back = self.lane.fetch({**record, "storable": storable})
         return Pending(self.spec, batch, logits_NC, home, back)
+
+    def _asked(self, inputs_NX: torch.Tensor) -> tuple[Logits, dict[str, torch.Tensor]]:
+        """What the teacher says of a batch, and what is kept of its features."""
+        features = self.spec.features
+        if features:
+            logits_NC, seen = self.teacher.answer_inside(inputs_NX, [each.module for each in features])
+            positions = there(inputs_NX) if self.teacher.views.input == "tokens" else None
+            inside = [reductions.encode(each, seen[each.module], positions) for each in features]
+            logits_NC = logits_NC if self.spec.positions is None else logits_NC[..., : self.spec.classes]
+            return logits_NC, {name: array for part in inside for name, array in part.items()}
+        if self.spec.positions is None:
+            return self.teacher.answer(inputs_NX), {}
+        return self.teacher.answer_in_blocks(inputs_NX, self.spec.classes), {}
 
     def label(self, batch: Loaded) -> Block:
         """What the cache stores of a batch, waited for; refuses what `launch` and `Pending.result` refuse."""

@@ -28,6 +28,21 @@ STD_EPSILON = 1e-7
 
 
 @dataclass(frozen=True)
+class FeatureSpec:
+    """What is kept of a module of the teacher, under which name."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+    module: str
+    reduction: str
+    dtype: DType
+    module_shape: tuple[int, ...]  # of what the module answers to a sample
+    row_shape: tuple[int, ...]  # of what is kept of that
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class LabelSpec:
     """Which labels were asked for: all that an encoding needs to write and to read its rows."""
 
@@ -42,6 +57,7 @@ class LabelSpec:
     positions: int | None = None  # rows of logits that share one record, as the tokens of a sequence do
     seed: int = 0  # of what is sampled
     standardised: bool = False  # whether the sums of standardised logits are kept too
+    features: tuple[FeatureSpec, ...] = ()  # what is kept besides the logits
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,20 @@ class Tensors:
     def map(self, change: Callable[[Any], Any]) -> Self:
         """The same with each tensor changed."""
         return replace(self, **{name: change(part) for name, part in vars(self).items() if hasattr(part, "pin_memory")})
+
+
+@dataclass(frozen=True)
+class Inside(Tensors):
+    """What a teacher's inside layers made of N samples, by the name of each, and of others to tell them from."""
+
+    features: dict[str, Tensor]  # [N, *row_shape] in float32
+    others: dict[str, Tensor]  # [K, *row_shape]: of K samples of the cache, none of them among the N
+    among: int  # how many there are in all
+
+    def map(self, change: Callable[[Any], Any]) -> Self:
+        """The same with each tensor changed."""
+        features, others = ({key: change(each) for key, each in part.items()} for part in (self.features, self.others))
+        return replace(self, features=features, others=others)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a student minimises: a sum of losses with weights that may change over a run.
+"""What a student minimises: a sum of losses, whose weights and temperatures may change over a run.
 
 Shape legend
     N  rows (samples)
@@ -6,7 +6,7 @@ Shape legend
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from inspect import signature
 from pathlib import Path
@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.judges import Judge
 from pipeline.labels import DenseLabels, Heard, MixedLabels
 from pipeline.losses import LOSSES, class_cost, prototypes, standardised, standardised_labels
 from pipeline.reader import Reader
+from pipeline.schedules import BEGIN, Progress, value_at
 from pipeline.seeds import generator
-from pipeline.terms import DIST, WKD, Tempered, Term
+from pipeline.terms import DIST, WKD, Adversarial, Tempered, Term
 
 MOST = 700  # costs, in units of the regularisation, beyond which exp(-cost) is nothing even in float64
 SAMPLE = 4096  # rows whose logits tell which classes are alike
@@ -34,17 +36,19 @@ class Objective:
     Args:
         terms: the summands, each with its weight.
         costs: for the place of each `wkd` among them, what it costs to take one class for another, [C, C].
-        progress: the share of a run's steps that are done, where a weight changes.
+        progress: how much of a run is done, where a weight or a temperature changes.
+        judges: for the place of each `adversarial` term, who learns beside the student to tell it from the teacher.
 
     """
 
     terms: Sequence[Term]
     costs: Mapping[int, Tensor] = field(default_factory=dict)
-    progress: float = 0.0
+    progress: Progress = BEGIN
+    judges: Mapping[int, Judge] = field(default_factory=dict)
 
-    def at(self, progress: float) -> "Objective":
-        """The same with the weights that it has when a share of the steps is done."""
-        return Objective(self.terms, self.costs, progress)
+    def at(self, progress: Progress, judges: Mapping[int, Judge] | None = None) -> "Objective":
+        """The same with the weights and temperatures that it has when so much of a run is done, and by these judges."""
+        return replace(self, progress=progress, judges=self.judges if judges is None else judges)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -83,14 +87,27 @@ class Objective:
         if isinstance(term, Tempered) and term.standardise:
             assert soft is not None, "a tempered term asks the teacher"
             logits_NC, soft = standardised(logits_NC), standardised_labels(soft)
-        given = {"student_logits_NC": logits_NC, "labels_N": labels_N, "labels": soft, **term.options()}
+        given = {"student_logits_NC": logits_NC, "labels_N": labels_N, "labels": soft, **term.options(self.progress)}
         if place in self.costs:
             given["cost_CC"] = self.costs[place].to(logits_NC.device)
+        if isinstance(term, Adversarial):
+            given["judge"] = self._judge(place, logits_NC, labels_N, soft)
         loss_N: Tensor = LOSSES[term.name](**{name: given[name] for name in given.keys() & WANTED[term.name]})
         factor = term.weight_at(self.progress)
         if isinstance(term, Tempered) and term.squared:
-            factor *= term.temperature**2
+            factor *= value_at(term.temperature, self.progress) ** 2
         return loss_N if factor == 1 else factor * loss_N
+
+    def _judge(self, place: int, logits_NC: Tensor, labels_N: Tensor, soft: Heard | None) -> Judge:
+        """Who judges this batch, once it has learned from it: every step of a student is one of its judge."""
+        judge = self.judges.get(place)
+        if judge is None or not isinstance(soft, DenseLabels):
+            raise ConfigError(
+                'The loss "adversarial" needs every logit of the teacher, and a judge. Train from dense labels, with '
+                "the judges of `pipeline.judges`."
+            )
+        judge.learn(logits_NC, soft, labels_N)
+        return judge
 
 
 def objective(terms: Sequence[Term], reader: Reader, world: int = 1) -> Objective:
@@ -109,9 +126,10 @@ def objective(terms: Sequence[Term], reader: Reader, world: int = 1) -> Objectiv
     """
     costs = {}
     for place, term in enumerate(terms):
-        if isinstance(term, DIST) and world > 1:
+        if isinstance(term, DIST | Adversarial) and world > 1:
+            does = "compares the rows of a batch" if isinstance(term, DIST) else "has a judge that learns from a batch"
             raise ConfigError(
-                f'The loss "dist" compares the rows of a batch, and {world} processes share each: none sees them all. '
+                f'The loss "{term.name}" {does}, and {world} processes share each: none sees them all. '
                 "Train this student in one process, or by another loss."
             )
         if isinstance(term, WKD):

@@ -11,20 +11,24 @@ given a `ViewOrder` does so.
 Shape legend: N rows of a batch, X the shape of one input.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from zlib import crc32
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline import encodings
+from pipeline import encodings, reductions
 from pipeline.config import Student
 from pipeline.datasets import Dataset, ids_digest
 from pipeline.encodings.ids import four_bytes
 from pipeline.errors import ConfigError, CorruptError, DatasetError, MismatchError
-from pipeline.labels import ArraySpec, Heard, LabelSpec, Tensors
+from pipeline.features import arrays
+from pipeline.labels import ArraySpec, Heard, Inside, LabelSpec, Tensors
 from pipeline.order import ViewOrder, Windows
 from pipeline.seeds import generator
 from pipeline.sequences import targets
@@ -44,6 +48,7 @@ class Batch(Tensors):
     labels_N: torch.Tensor  # int64; -1 where the true label is not known or not to be seen
     soft: Heard | None  # None without a cache
     rows: Rows  # [N], the samples' places in the dataset
+    inside: Inside | None = None  # what was asked for of the teacher's features
     places_R: torch.Tensor | None = None  # of samples with positions: the places, among all N L, of what is told
     classes: int | None = None  # of these samples: logits beyond are padding
 
@@ -78,19 +83,25 @@ class Reader(torch.utils.data.Dataset[Batch]):
     Args:
         dataset: where inputs and true labels come from; `Viewed`, if the cache is of views.
         cache: where soft labels come from; None trains on true labels alone.
+        features: which features of the teacher are read besides, each with how many other samples' for every batch.
 
     Raises:
+        ConfigError: the cache has no such feature.
         MismatchError: the dataset has samples that the cache does not know.
 
     """
 
-    def __init__(self, dataset: Dataset, cache: LabelCache | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset, cache: LabelCache | None = None, features: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         self.dataset = viewed(dataset)
         self.cache = cache
+        self.features = dict(features)
         self._places: Rows | None = None
         if cache is not None:
             self.spec = label_spec(cache)
             # In the cache's own order a row is found where it is, and no index has to be held in memory.
+            refuse_unknown(cache, self.spec, self.features)
             self._places = None if _in_order(cache, dataset) else cache.rows_of(dataset.ids)
 
     def __len__(self) -> int:
@@ -154,7 +165,8 @@ class Reader(torch.utils.data.Dataset[Batch]):
         views, rows = np.divmod(wanted, len(self))
         inputs, labels = self.dataset.inputs(rows, views), self.dataset.labels
         known = np.full(rows.size, UNLABELLED) if labels is None else np.asarray(labels[rows])
-        batch = Batch(torch.from_numpy(inputs), torch.from_numpy(known), self.heard(wanted, rows, inputs), rows)
+        heard = self.heard(wanted, rows, inputs)
+        batch = Batch(torch.from_numpy(inputs), torch.from_numpy(known), heard, rows, self.inside(wanted))
         return batch if self.dataset.positions is None else by_target(batch, self.dataset.classes)
 
     def heard(self, wanted: Rows, rows: Rows, inputs: NDArray[np.generic]) -> Heard | None:
@@ -167,12 +179,33 @@ class Reader(torch.utils.data.Dataset[Batch]):
         """
         if self.cache is None:
             return None
-        record = self.cache.gather(*self.in_cache(wanted))
+        names = [array.name for array in (*ROW_ARRAYS, *encodings.arrays(self.spec))]
+        record = self.cache.gather(*self.in_cache(wanted), names)
         self._check_ids(record["sample_id"], rows)
         check_fingerprints(inputs, record["input_crc32c"], self.dataset.ids[rows], self._cause)
         self._check_labels(record["label"], rows)
         stored = {spec.name: torch.from_numpy(record[spec.name]) for spec in encodings.arrays(self.spec)}
         return encodings.decode(self.spec, stored)
+
+    def inside(self, wanted: Rows) -> Inside | None:
+        """The features of rows, or views of rows, and those of others; None if none are asked for.
+
+        The others are drawn by the names of the rows: the same for the same batch, whoever asks.
+        """
+        if self.cache is None or not self.features:
+            return None
+        count = max(self.features.values())
+        drawn = generator("others", crc32(wanted.tobytes())).integers(0, self.cached, 2 * count + 4 * wanted.size)
+        others = drawn[~np.isin(drawn % len(self), wanted % len(self))][:count]
+        found = self._features(wanted, self.features)
+        return Inside(found, self._features(others, {name for name, most in self.features.items() if most}), len(self))
+
+    def _features(self, wanted: Rows, features: Iterable[str]) -> dict[str, torch.Tensor]:
+        assert self.cache is not None
+        specs = [spec for spec in self.spec.features if spec.name in features]
+        record = self.cache.gather(*self.in_cache(wanted), [array.name for array in arrays(specs)])
+        stored = {name: torch.from_numpy(array) for name, array in record.items()}
+        return {spec.name: reductions.decode(spec, stored) for spec in specs}
 
     @property
     def _cause(self) -> str:
@@ -243,13 +276,26 @@ def label_spec(cache: LabelCache) -> LabelSpec:
         encodings.check(spec)
     except (ValidationError, ConfigError) as error:
         raise CorruptError(f"{cache.place}: its job describes labels that cannot be read: {error}") from None
-    expected = (*ROW_ARRAYS, *encodings.arrays(spec))
+    expected = (*ROW_ARRAYS, *encodings.arrays(spec), *arrays(spec.features))
     found = [_form(array) for array in cache.job.arrays]
     if found not in (list(map(_form, expected)), [_form(four_bytes(array)) for array in expected]):
         raise CorruptError(
             f"{cache.place}: its job lists other arrays than its {spec.encoding} labels have. Make it again."
         )
     return spec
+
+
+def refuse_unknown(cache: LabelCache, spec: LabelSpec, features: Iterable[str]) -> None:
+    """Raise ConfigError about a feature that a cache does not have."""
+    known = [each.name for each in spec.features]
+    for name in features:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"{cache.place} has no feature {name!r} of its teacher. {hint}It has "
+                f"{', '.join(known) or 'none'}. Name one of these, or make a cache with it: [[teacher.features]]."
+            )
 
 
 def _form(array: ArraySpec) -> tuple[str, str, tuple[int, ...]]:

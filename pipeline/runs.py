@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.config import Training, ViewSettings
+from pipeline.config import ViewSettings
 from pipeline.counts import Counts
 from pipeline.errors import CorruptError, MismatchError, TrainingError
 from pipeline.models import count_parameters
 from pipeline.plots import curve
+from pipeline.regimen import Training
 from pipeline.store.files import make_directory, read, remove, write_durably
 from pipeline.weights import file_digest, save_state
 

@@ -51,6 +51,11 @@ def shown(inputs_NRL: Tensor) -> Tensor:
     return rows.long()
 
 
+def there(inputs_NRL: Tensor) -> Tensor | None:
+    """Which positions are no padding, [N, L]; None of samples of a user's own form."""
+    return inputs_NRL[:, POSITIONS] >= 0 if inputs_NRL.ndim == TARGETS + 1 else None
+
+
 def refuse_other_tokenizer(network: Module, tokenizer: str | None) -> None:
     """Refuse a network of other tokens than a dataset's: its ids would mean other words.
 

@@ -66,26 +66,53 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
     if known.positions is None:  # else it has the classes of its own tokens
         source = source.model_copy(update={"classes": source.classes or dataset.classes})
     test = open_source(source)
-    if (other := viewed(test)).positions != known.positions or other.tokenizer_sha256 != known.tokenizer_sha256:
-        raise DatasetError(
-            f"[test] has {_tokens(other)}, and [dataset] {_tokens(known)}. Tokenise both with one tokenizer, and give "
-            "them one length and layout."
-        )
-    if test.classes != dataset.classes:
-        raise DatasetError(
-            f"[test] has {test.classes} classes, and [dataset] {dataset.classes}. Point both at parts of one."
-        )
-    if test.input_shape != dataset.input_shape:
-        raise DatasetError(
-            f"[test] has inputs of shape {list(test.input_shape)}, and [dataset] of {list(dataset.input_shape)}: a "
-            "network takes one shape. Point both at parts of one dataset, and have transforms keep its shape."
-        )
-    if experiment.cache.test is None and other.positions is None and (test.labels is None or (test.labels < 0).all()):
+    _refuse_unlike("[test]", test, dataset)
+    if experiment.cache.test is None and known.positions is None and (test.labels is None or (test.labels < 0).all()):
         raise DatasetError(
             "[test] has no true labels, so nothing can be measured on it. Give it labels, or have the teacher's: "
             "cache.test is where they go, and students are held against them. Or leave [test] out."
         )
     return test
+
+
+def open_more(table: str, source: AnySource, experiment: Experiment, dataset: Dataset) -> Viewed:
+    """Samples of another source in the views of an experiment, for what has learned on its own dataset.
+
+    Args:
+        table: where the experiment names the source.
+        source: of the samples.
+        experiment: whose views they are seen in.
+        dataset: what came before.
+
+    Raises:
+        ConfigError: a transform that these samples do not fit.
+        DatasetError: they cannot be read, or have another shape, other classes or another tokenizer.
+
+    """
+    if viewed(dataset).positions is None:
+        source = source.model_copy(update={"classes": source.classes or dataset.classes})
+    more = open_views(experiment.model_copy(update={"dataset": source}))
+    _refuse_unlike(f"[{table}]", more, dataset)
+    return more
+
+
+def _refuse_unlike(name: str, more: Dataset, dataset: Dataset) -> None:
+    """Refuse samples that a network of the dataset could not be given, or would mean something else by."""
+    other, known = viewed(more), viewed(dataset)
+    if other.positions != known.positions or other.tokenizer_sha256 != known.tokenizer_sha256:
+        raise DatasetError(
+            f"{name} has {_tokens(other)}, and [dataset] {_tokens(known)}. Tokenise both with one tokenizer, and give "
+            "them one length and layout."
+        )
+    if more.classes != dataset.classes:
+        raise DatasetError(
+            f"{name} has {more.classes} classes, and [dataset] {dataset.classes}. Point both at parts of one."
+        )
+    if more.input_shape != dataset.input_shape:
+        raise DatasetError(
+            f"{name} has inputs of shape {list(more.input_shape)}, and [dataset] of {list(dataset.input_shape)}: a "
+            "network takes one shape. Point both at parts of one dataset, and have transforms keep its shape."
+        )
 
 
 def _tokens(dataset: Viewed) -> str:

@@ -1,46 +1,23 @@
 """What a student may be told, as settings: the terms of its loss, one frozen model each, told apart by their names.
 
-A loss is a sum of terms with weights, which may change over a run. Each term knows which encodings can serve it, so
-that `plan` and `inspect` say so without torch; `pipeline.objective` computes it.
+A loss is a sum of terms with weights; these and temperatures may change over a run (`pipeline.schedules`). Each term
+knows which encodings can serve it, so that `plan` and `inspect` say so without torch; `pipeline.objective` computes it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import cos, pi
+from collections.abc import Iterable, Sequence
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
 from pipeline.errors import ConfigError
 from pipeline.labels import LabelSpec
+from pipeline.schedules import BEGIN, Progress, Ramp, Temperature, Weight, value_at
 from pipeline.settings import FilePath, Fraction, Settings
 
 LINEAR: Sequence[str] = ("dense", "topk", "head+sampled", "sampled", "multinomial")
 BOUNDED: Sequence[str] = ("dense", "topk", "head+sampled")
 WHOLE: Sequence[str] = ("dense",)
 OpenFraction: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Ramp(Settings):
-    """A weight that goes from one value to another over all steps of a run."""
-
-    start: float
-    end: float
-    schedule: Literal["linear", "cosine"] = "linear"
-
-    def at(self, progress: float) -> float:
-        """The weight when a share of the steps is done.
-
-        >>> [Ramp(start=1, end=0, schedule=name).at(0.25) for name in ("linear", "cosine")]
-        [0.75, 0.8535533905932737]
-        """
-        share = progress if self.schedule == "linear" else (1 - cos(pi * progress)) / 2
-        return (1 - share) * self.start + share * self.end  # at its ends exactly these, which `start + ...` is not
-
-
-Weight: TypeAlias = Annotated[
-    Annotated[float, Tag("number")] | Annotated[Ramp, Tag("ramp")],
-    Discriminator(lambda value: "ramp" if isinstance(value, Mapping | Ramp) else "number"),
-]
 
 
 class Term(Settings):
@@ -53,16 +30,17 @@ class Term(Settings):
     name: str
     weight: Weight = 1.0
 
-    def weight_at(self, progress: float) -> float:
-        """Its weight when a share of the steps is done."""
-        return self.weight.at(progress) if isinstance(self.weight, Ramp) else self.weight
+    def weight_at(self, progress: Progress) -> float:
+        """Its weight when so much of a run is done."""
+        return value_at(self.weight, progress)
 
-    def options(self) -> dict[str, object]:
-        """What its function takes besides tensors."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name not in _SHARED}
+    def options(self, progress: Progress = BEGIN) -> dict[str, object]:
+        """What its function takes besides tensors, when so much of a run is done."""
+        options = {name: getattr(self, name) for name in type(self).model_fields if name not in _SHARED}
+        return {name: value_at(it, progress) if isinstance(it, Ramp) else it for name, it in options.items()}
 
 
-_SHARED = {"name", "weight", "standardise", "cost", "sharpness"}
+_SHARED = {"name", "weight", "standardise", "cost", "sharpness", "hidden", "learning_rate"}
 
 
 class Hard(Term):
@@ -83,7 +61,7 @@ class Weak(Term):
 
     serves: ClassVar[Sequence[str]] = BOUNDED
     name: Literal["weak"]
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
     threshold: Fraction = 0.0
 
 
@@ -98,7 +76,7 @@ class Tempered(Term):
     """What compares the two at a temperature; standardised (LSKD), logits are counted in their row's deviations."""
 
     serves: ClassVar[Sequence[str]] = BOUNDED
-    temperature: PositiveFloat = 4.0
+    temperature: Temperature = 4.0
     standardise: bool = False
 
 
@@ -171,7 +149,7 @@ class WKD(Tempered):
 
     serves: ClassVar[Sequence[str]] = WHOLE
     name: Literal["wkd"]
-    temperature: PositiveFloat = 8.0
+    temperature: Temperature = 8.0
     regularisation: PositiveFloat = 0.05
     iterations: PositiveInt = 10
     transport: Annotated[float, Field(ge=0)] = 1.0
@@ -182,20 +160,63 @@ class WKD(Tempered):
     """A .npy file of what it costs to take one class for another, [C, C]; left out, estimated from the labels."""
 
 
+class Adversarial(Term):
+    """To be taken for the teacher by a discriminator of logits that learns beside the student."""
+
+    serves: ClassVar[Sequence[str]] = WHOLE
+    name: Literal["adversarial"]
+    weight: Weight = 0.1
+    hidden: PositiveInt = 128
+    """The width of the discriminator's two hidden layers."""
+    learning_rate: PositiveFloat = 1e-3
+    """Of the discriminator."""
+
+
 AnyTerm: TypeAlias = Annotated[
-    Hard | Entropy | Weak | MSE | KD | Soft | ReverseKL | JSD | SkewKL | TotalVariation | DKD | DIST | WKD,
+    Hard
+    | Entropy
+    | Weak
+    | MSE
+    | KD
+    | Soft
+    | ReverseKL
+    | JSD
+    | SkewKL
+    | TotalVariation
+    | DKD
+    | DIST
+    | WKD
+    | Adversarial,
     Field(discriminator="name"),
 ]
 
 TERMS: dict[str, type[Term]] = {
     kind.model_fields["name"].annotation.__args__[0]: kind  # type: ignore[union-attr]  # Literal["hard"]
-    for kind in (Hard, KD, Soft, ReverseKL, JSD, SkewKL, TotalVariation, MSE, DKD, DIST, WKD, Weak, Entropy)
+    for kind in (
+        Hard,
+        KD,
+        Soft,
+        ReverseKL,
+        JSD,
+        SkewKL,
+        TotalVariation,
+        MSE,
+        DKD,
+        DIST,
+        WKD,
+        Weak,
+        Entropy,
+        Adversarial,
+    )
 }
 
 
+BESIDE = ("entropy", "adversarial")  # which teach nothing by themselves
+
+
 def _known_loss(name: str) -> str:
-    if name not in TERMS or name == "entropy":
-        alone = [name for name in TERMS if name != "entropy"]  # which teaches nothing by itself
+    alone = [name for name in TERMS if name not in BESIDE]
+    if name not in alone:
         raise ValueError(f"found {name!r}, expected one of {', '.join(alone)}")
     return name
 
@@ -213,7 +234,7 @@ Loss: TypeAlias = Annotated[
 ]
 
 
-def one_term(name: str, temperature: float, alpha: float) -> tuple[Term, ...]:
+def one_term(name: str, temperature: float | Ramp, alpha: float) -> tuple[Term, ...]:
     """A loss by its name: (1 - alpha) hard + alpha of that term at the temperature; alone if it asks no teacher.
 
     >>> [(term.name, term.weight) for term in one_term("kd", 4.0, 0.75)]
@@ -240,18 +261,31 @@ def refuse_unserved(key: str, terms: Iterable[Term], labels: LabelSpec) -> None:
             )
         if labels.encoding == "dense":
             continue
-        if (asked := getattr(term, "temperature", None)) and asked not in labels.temperatures:
-            raise ConfigError(
-                f'{key}: these "{labels.encoding}" labels cannot serve temperature {asked:g}: the probabilities they '
-                f"know are those at {', '.join(f'{t:g}' for t in labels.temperatures)}. Train at one of these, or "
-                "generate labels with this one in labels.temperatures."
-            )
+        _refuse_off_grid(key, getattr(term, "temperature", None), labels)
         if getattr(term, "standardise", False) and (labels.encoding not in BOUNDED or not labels.standardised):
             raise ConfigError(
                 f'{key}: these "{labels.encoding}" labels cannot be standardised: the sums of standardised logits were '
                 'not kept. Generate labels with labels.encoding = "topk" and labels.standardised = true, or with '
                 'labels.encoding = "dense".'
             )
+
+
+def _refuse_off_grid(key: str, asked: float | Ramp | None, labels: LabelSpec) -> None:
+    """Refuse a temperature that these labels do not know, or all those between two."""
+    known = ", ".join(f"{temperature:g}" for temperature in labels.temperatures)
+    if isinstance(asked, Ramp) and asked.start != asked.end:
+        raise ConfigError(
+            f'{key}: these "{labels.encoding}" labels cannot serve a temperature that goes from {asked.start:g} to '
+            f"{asked.end:g}: the probabilities they know are those at {known}, and on its way it is at others. Train "
+            'at one of these, or generate labels with labels.encoding = "dense".'
+        )
+    fixed = asked.start if isinstance(asked, Ramp) else asked
+    if fixed is not None and fixed not in labels.temperatures:
+        raise ConfigError(
+            f'{key}: these "{labels.encoding}" labels cannot serve temperature {fixed:g}: the probabilities they '
+            f"know are those at {known}. Train at one of these, or generate labels with this one in "
+            "labels.temperatures."
+        )
 
 
 def served(encoding: str, temperatures: Iterable[float], *, standardised: bool) -> dict[str, str]:

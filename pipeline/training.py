@@ -7,31 +7,39 @@ classes.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.optim.optimizer import ParamsT
 
-from pipeline.config import Training, ViewSettings
+from pipeline.config import ViewSettings
 from pipeline.datasets import Dataset
+from pipeline.decay import decaying
 from pipeline.devices import autocast, pick_device, place
 from pipeline.errors import TrainingError
 from pipeline.generators import GENERATORS
+from pipeline.judges import Judge
 from pipeline.labels import Heard
 from pipeline.objective import Objective
 from pipeline.ranks import ALONE, Ranks
 from pipeline.reader import Batch
+from pipeline.regimen import Training
+from pipeline.schedules import BEGIN, Progress
 from pipeline.seeds import seed_of
 from pipeline.sequences import refuse_other_tokenizer
+from pipeline.taps import tapped
+from pipeline.tutor import Tutor
 from pipeline.views import network_input, viewed
 
 Loss = Callable[[torch.Tensor, torch.Tensor, Heard | None], torch.Tensor]
 """From student logits [N, C], true labels [N] (-1 unknown) and soft labels to a loss a row, [N]."""
 
-OPTIMIZERS: dict[str, Callable[[Iterable[torch.nn.Parameter], Training], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[ParamsT, Training], torch.optim.Optimizer]] = {
     "adamw": lambda weights, s: torch.optim.AdamW(weights, lr=s.learning_rate, weight_decay=s.weight_decay),
     "sgd": lambda weights, s: torch.optim.SGD(
         weights, lr=s.learning_rate, momentum=s.momentum, weight_decay=s.weight_decay
@@ -70,6 +78,14 @@ class Learner:
     schedule: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
     steps: int
+    judges: Mapping[int, Judge] = field(default_factory=dict)  # of its adversarial terms, by their place
+    tutor: Tutor | None = None
+    tutoring: torch.nn.Module | None = None  # the same, trained by all ranks
+
+    @property
+    def weights(self) -> Iterable[torch.nn.Parameter]:
+        """All that is trained: the network's, and the tutor's, which are thrown away."""
+        return chain(self.network.parameters(), self.tutor.parameters() if self.tutor else ())
 
     @property
     def progress(self) -> float:
@@ -82,50 +98,88 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
-        parts = (self.network, self.optimizer, self.schedule, self.scaler)
-        return dict(zip(_PARTS, (part.state_dict() for part in parts), strict=True))
+        state = {name: getattr(self, name).state_dict() for name in self._parts}
+        if self.judges:
+            state["judges"] = {number: judge.state() for number, judge in self.judges.items()}
+        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a state as if never stopped."""
-        for name in _PARTS:
+        for name in self._parts:
             getattr(self, name).load_state_dict(state[name])
+        for number, judge in self.judges.items():
+            judge.load_state(state["judges"][number])
 
-
-_PARTS = ("network", "optimizer", "schedule", "scaler")
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return ("network", "optimizer", "schedule", "scaler", *(["tutor"] if self.tutor else []))
 
 
 def start(
-    network: torch.nn.Module, settings: Training, views: ViewSettings, steps: int, ranks: Ranks = ALONE
+    network: torch.nn.Module,
+    settings: Training,
+    views: ViewSettings,
+    steps: int,
+    ranks: Ranks = ALONE,
+    *,
+    tutor: Tutor | None = None,
 ) -> Learner:
-    """A learner at its first step, on its device."""
+    """A learner at its first step, on its device; the tutor trains with the network.
+
+    Raises:
+        ConfigError: this machine has no such device, or the network no parameter that a pattern of `no_decay` names.
+
+    """
     device = pick_device(settings.device)
     place(network, device, channels_last=settings.channels_last)
-    optimizer = OPTIMIZERS[settings.optimizer](network.parameters(), settings)
+    weights: list[Any] = list(decaying(network, settings))
+    if tutor is not None and (own := list(tutor.to(device).parameters())):
+        weights = [*(weights if isinstance(weights[0], dict) else [{"params": weights}]), {"params": own}]
+    optimizer = OPTIMIZERS[settings.optimizer](weights, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(settings, step, steps))
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
     shared = ranks.share(network, device)
-    return Learner(network, shared, ranks, settings, views, device, optimizer, schedule, scaler, steps)
+    learns = tutor is not None and any(True for _ in tutor.parameters())
+    tutoring = ranks.share(tutor, device) if tutor is not None and learns else tutor
+    return Learner(
+        network,
+        shared,
+        ranks,
+        settings,
+        views,
+        device,
+        optimizer,
+        schedule,
+        scaler,
+        steps,
+        tutor=tutor,
+        tutoring=tutoring,
+    )
 
 
-def step(learner: Learner, batch: Batch, loss: Loss, rows: int | None = None) -> torch.Tensor:
+def step(
+    learner: Learner, batch: Batch, loss: Loss, rows: int | None = None, progress: Progress = BEGIN
+) -> torch.Tensor:
     """One step of optimisation on a batch on the learner's device; the mean loss before it, still on the device.
 
     Among ranks, `rows` is what all of them have of the batch: the gradient is then that of its mean over all rows, and
     what is returned is a rank's part of that mean, times the number of ranks. Of samples with positions, rows are
     targets.
     """
-    inputs = learner.input(batch.inputs_NX)
-    with autocast(learner.device, learner.settings.precision):
+    inputs, heard = learner.input(batch.inputs_NX), learner.tutor.modules_heard if learner.tutor else ()
+    with autocast(learner.device, learner.settings.precision), tapped(learner.network, heard) as seen:
         logits = learner.shared(inputs)
     if not isinstance(logits, torch.Tensor):
         raise TypeError(f"in training the network answers {type(logits).__name__}, and a tensor of logits is needed")
     losses_R = loss(batch.answers(logits).float(), batch.labels_N, batch.soft)
+    if learner.tutoring is not None:
+        losses_R = losses_R + learner.tutoring(seen, batch.inside, progress)
     mean = losses_R.sum() * (learner.ranks.world / (rows or max(1, len(losses_R))))
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
     if learner.settings.clip_norm is not None:
         learner.scaler.unscale_(learner.optimizer)
-        torch.nn.utils.clip_grad_norm_(learner.network.parameters(), learner.settings.clip_norm)
+        torch.nn.utils.clip_grad_norm_(learner.weights, learner.settings.clip_norm)
     scale = learner.scaler.get_scale()
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
@@ -168,10 +222,10 @@ class Epoch:
         if not self.learner.network.training:
             self.learner.shared.train()
         try:
-            loss = self.loss.at(self.learner.progress) if isinstance(self.loss, Objective) else self.loss
+            loss = self.loss.at(self.progress, self.learner.judges) if isinstance(self.loss, Objective) else self.loss
             with GENERATORS:
                 torch.manual_seed(seed_of("step", self.seed, self.number, self.steps, self.learner.ranks.rank))
-                mean = step(self.learner, batch, loss, rows)
+                mean = step(self.learner, batch, loss, rows, self.progress)
         except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:  # the user's network
             raise TrainingError(
                 f"Step {self.steps + 1} of epoch {self.number + 1} failed on inputs of shape "
@@ -181,6 +235,11 @@ class Epoch:
         self.steps += 1
         self._unread = mean, rows
         return before
+
+    @property
+    def progress(self) -> Progress:
+        """How much of the run is done, in steps and in epochs."""
+        return Progress(self.learner.progress, self.number / max(1, self.learner.settings.epochs - 1))
 
     @property
     def _advice(self) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from pipeline.errors import TeacherError
@@ -17,11 +17,11 @@ State = dict[str, torch.Tensor]
 
 
 @torch.no_grad()
-def save_state(path: Path, state: Mapping[str, torch.Tensor]) -> None:
-    """Write a state as safetensors, whole or not at all."""
+def save_state(path: Path, state: Mapping[str, torch.Tensor], notes: Mapping[str, str] | None = None) -> None:
+    """Write a state as safetensors, whole or not at all, with what is to be said of it."""
     # Copies, since tied weights share memory, which safetensors does not write.
     copies = {name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor) for name, tensor in state.items()}
-    write_durably(path, [save(copies)])
+    write_durably(path, [save(copies, dict(notes) if notes else None)])
 
 
 def load_state(path: Path) -> State:
@@ -40,6 +40,22 @@ def load_state(path: Path) -> State:
             f"{path}: this checkpoint cannot be read: {error}. Expected a safetensors file, or a state_dict() written "
             "by torch.save under another suffix."
         ) from None
+
+
+def notes_of(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself besides its tensors; of any other file nothing.
+
+    Raises:
+        TeacherError: there is no such file.
+
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise TeacherError(_missing(path)) from None
+    except (SafetensorError, OSError):
+        return {}
 
 
 def _load_tensors(path: Path) -> State:

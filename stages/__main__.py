@@ -1,78 +1,32 @@
-"""The door of click: `python -m stages`, and the console script `softlabels`.
+"""The door of the command line: `python -m stages`, and the console script `softlabels`.
 
 Commands import what they run when they run, so that `--help` answers at once.
 """
 
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import click
-
-from pipeline import __version__
+from stages import options
 from stages.ends import STOPS, finish, refuse, run_to_its_end, say_json
 
 if TYPE_CHECKING:
     from pipeline.config import Experiment
 
+WHAT = """Ask the teacher once, train students ever after.
+
+An experiment is one TOML file. `generate` asks its teacher for soft labels and writes them to a label cache;
+`train` trains its students from the cache and never loads the teacher. Every command can be stopped at any
+moment and run again: it goes on where it was.
+"""
 EPILOG = """Exit codes: 0 done · 1 error · 2 usage or config · 3 corrupt · 4 incomplete · 5 fingerprint mismatch ·
 6 locked by another writer · 7 no space or I/O · 75 stopped by SIGTERM, resumable · 130 Ctrl-C."""
-
-Command = Callable[..., Any]
-
-
-_override_option = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set cache.path=caches/b."
-)
-
-
-def _experiment_options(command: Command) -> Command:
-    for decorate in (
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text."),
-        _override_option,
-        click.argument("config", type=click.Path(path_type=Path)),
-    ):
-        command = decorate(command)
-    return command
-
-
-def _cluster_options(command: Command) -> Command:
-    for decorate in (
-        click.option(
-            "--scheduler",
-            metavar="ADDRESS|FILE",
-            help="Have the workers of a Dask cluster do it: its scheduler's address, such as tcp://HOST:8786, or its "
-            "file.",
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Have so many processes on this machine do it, each with a GPU of its own where there are any.",
-        ),
-    ):
-        command = decorate(command)
-    return command
 
 
 def _refuse_two_clusters(workers: int | None, scheduler: str | None) -> None:
     if workers and scheduler:
-        raise click.UsageError("--workers starts a cluster here, --scheduler joins one that runs: give one of them.")
-
-
-def _location(value: str) -> Path | str:
-    return value if "://" in value else Path(value)
-
-
-def _cache_options(command: Command) -> Command:
-    for decorate in (
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text."),
-        click.argument("cache", type=_location),
-    ):
-        command = decorate(command)
-    return command
+        raise options.UsageError("--workers starts a cluster here, --scheduler joins one that runs: give one of them.")
 
 
 def _load(config: Path, overrides: tuple[str, ...]) -> "Experiment":
@@ -86,19 +40,11 @@ def _load(config: Path, overrides: tuple[str, ...]) -> "Experiment":
     return resolved(experiment)
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(__version__, prog_name="softlabels")
-def cli() -> None:
-    """Ask the teacher once, train students ever after.
-
-    An experiment is one TOML file. `generate` asks its teacher for soft labels and writes them to a label cache;
-    `train` trains its students from the cache and never loads the teacher. Every command can be stopped at any
-    moment and run again: it goes on where it was.
-    """
+cli = options.door(WHAT, EPILOG)
 
 
 @cli.command()
-@_experiment_options
+@options.experiment
 def plan(config: Path, overrides: tuple[str, ...], *, as_json: bool) -> None:
     """Say what generate would do: rows, bytes, time, free disk.
 
@@ -110,8 +56,8 @@ def plan(config: Path, overrides: tuple[str, ...], *, as_json: bool) -> None:
 
 
 @cli.command("fit-teacher")
-@_experiment_options
-@click.option("--restart", is_flag=True, help="Throw away the teacher trained before, and train it again.")
+@options.experiment
+@options.restart("Throw away the teacher trained before, and train it again.")
 def fit_teacher(config: Path, overrides: tuple[str, ...], *, as_json: bool, restart: bool) -> None:
     """Train the teacher by [teacher.fit], if its checkpoint does not exist."""
     from stages.fit_teacher import fit_teacher
@@ -119,9 +65,27 @@ def fit_teacher(config: Path, overrides: tuple[str, ...], *, as_json: bool, rest
     finish(fit_teacher(_load(config, overrides), restart=restart), as_json=as_json)
 
 
+@cli.command("seed-student")
+@options.experiment
+@options.students("A student to make; may be repeated. Default: all that have a table `seeded`.")
+@options.restart("Make first weights anew where others are.")
+def seed_student(
+    config: Path, overrides: tuple[str, ...], students: tuple[str, ...], *, as_json: bool, restart: bool
+) -> None:
+    """Make students' first weights of their teacher's.
+
+    The teacher's layers are put into as many groups as the student has, and of units that the student lacks those stay
+    whose weights are largest: [students.NAME.seeded] says how, and where the file goes that `train` begins from. The
+    mapping is printed, and kept in the file. The same command again finds it there.
+    """
+    from stages.seed_student import seed_students
+
+    finish(seed_students(_load(config, overrides), students, restart=restart), as_json=as_json)
+
+
 @cli.command()
-@_experiment_options
-@_cluster_options
+@options.experiment
+@options.workers
 def generate(
     config: Path, overrides: tuple[str, ...], workers: int | None, scheduler: str | None, *, as_json: bool
 ) -> None:
@@ -140,9 +104,9 @@ def generate(
 
 
 @cli.command()
-@_experiment_options
-@click.option("--views", type=click.IntRange(min=1), help="How many views it is to have. Default: no more.")
-@_cluster_options
+@options.experiment
+@options.views
+@options.workers
 def extend(
     config: Path,
     overrides: tuple[str, ...],
@@ -164,15 +128,7 @@ def extend(
 
 
 @cli.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCES...")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write: a new one.")
-@click.option("--tokenizer", metavar="bytes|FILE", required=True, help='"bytes", or the path of a tokenizer.json.')
-@click.option("--end", metavar="TOKEN", help="The token that ends a document. Default: the usual one that there is.")
-@click.option("--per-line", is_flag=True, help="Take each line of a text file for a document.")
-@click.option("--text-key", default="text", show_default=True, help="What holds the text in .jsonl, .csv and datasets.")
-@click.option("--label-key", metavar="KEY", help="What holds the class there. Default: documents have none.")
-@click.option("--held-out", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share for a test set.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text.")
+@options.tokenized
 def tokenize(
     sources: tuple[str, ...],
     out: Path,
@@ -200,14 +156,10 @@ def tokenize(
 
 
 @cli.command()
-@_experiment_options
-@click.option(
-    "--student", "students", multiple=True, metavar="NAME", help="A student to train; may be repeated. Default: all."
-)
-@click.option(
-    "--runs", type=click.Path(path_type=Path), help="Where run folders go. Default: runs/ and the config's name."
-)
-@click.option("--restart", is_flag=True, help="Throw away these students' earlier runs, and train them again.")
+@options.experiment
+@options.students("A student to train; may be repeated. Default: all.")
+@options.runs
+@options.restart("Throw away these students' earlier runs, and train them again.")
 def train(
     config: Path,
     overrides: tuple[str, ...],
@@ -230,14 +182,8 @@ def train(
 
 
 @cli.command()
-@_cache_options
-@click.option("--stats", is_flag=True, help="Read all of it, and say how sure and how right the labels are.")
-@click.option(
-    "--temperature", type=float, help="Of the softmax that --stats looks at. Default: 1, or the first that there is."
-)
-@click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw calibration and entropy of --stats."
-)
+@options.cache
+@options.looked_into
 def inspect(cache: Path | str, *, stats: bool, temperature: float | None, plot: Path | None, as_json: bool) -> None:
     """Say what a label cache is, who made it and how far it is.
 
@@ -249,7 +195,9 @@ def inspect(cache: Path | str, *, stats: bool, temperature: float | None, plot: 
 
         finish(look_into(cache, temperature, plot), as_json=as_json)
     if temperature is not None or plot:
-        raise click.UsageError("--temperature and --plot are about what --stats finds. Add --stats, or leave them out.")
+        raise options.UsageError(
+            "--temperature and --plot are about what --stats finds. Add --stats, or leave them out."
+        )
     from stages.inspect_cache import inspect
 
     finish(inspect(cache), as_json=as_json)
@@ -257,9 +205,7 @@ def inspect(cache: Path | str, *, stats: bool, temperature: float | None, plot: 
 
 def _copy_command(name: str, text: str) -> None:
     @cli.command(name, help=text)
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text.")
-    @click.argument("source", type=_location)
-    @click.argument("dest", type=_location)
+    @options.copied
     def copy(source: Path | str, dest: Path | str, *, as_json: bool) -> None:
         from stages.copy_cache import copy_cache
 
@@ -274,17 +220,11 @@ _copy_command("push", f"Copy a label cache from this machine to a bucket.\n\n{_C
 
 
 @cli.command()
-@_cache_options
-@click.option(
-    "--teacher",
-    "config",
-    type=click.Path(path_type=Path),
-    metavar="CONFIG",
-    help="Ask this experiment's teacher again.",
-)
-@click.option("--rows", type=click.IntRange(min=1), default=256, show_default=True, help="About so many random rows.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Which random rows.")
-@_override_option
+@options.cache
+@options.teacher
+@options.rows(256)
+@options.seed
+@options.overrides
 def verify(
     cache: Path | str, config: Path | None, rows: int, seed: int, overrides: tuple[str, ...], *, as_json: bool
 ) -> None:
@@ -306,24 +246,11 @@ def verify(
 
 
 @cli.command()
-@_experiment_options
-@click.option("--rows", type=click.IntRange(min=1), default=2000, show_default=True, help="About so many random rows.")
-@click.option(
-    "--temperature",
-    "temperatures",
-    type=click.FloatRange(min=0, min_open=True),
-    multiple=True,
-    default=(1.0, 4.0),
-    show_default=True,
-    help="Of the softmax to be kept; may be repeated.",
-)
-@click.option(
-    "--draws", type=click.IntRange(min=2), default=100, show_default=True, help="How often to draw, for the bias."
-)
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Which random rows.")
-@click.option(
-    "--into", type=click.Path(path_type=Path), help="Where files go. Default: in runs/ and the config's name."
-)
+@options.experiment
+@options.rows(2000)
+@options.compared
+@options.seed
+@options.into
 def fidelity(
     config: Path,
     overrides: tuple[str, ...],
@@ -350,9 +277,7 @@ def fidelity(
 
 
 @cli.command()
-@click.argument("runs", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.html", help="Default: report.html in RUNS.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text.")
+@options.reported
 def report(runs: Path, out: Path | None, *, as_json: bool) -> None:
     """Show runs on one page of HTML: all their figures, and plots of each student.
 
@@ -372,11 +297,11 @@ def main() -> None:
 def _misused(error: BaseException) -> None:
     """End with how a command is used, if it was not used so."""
     match error:
-        case click.UsageError():
+        case options.UsageError():
             say_json(error.format_message(), error.exit_code)
             error.show()
             sys.exit(error.exit_code)
-        case click.Abort():  # Ctrl-C, as click has it
+        case options.Abort():  # Ctrl-C, as click has it
             refuse(*STOPS[signal.SIGINT])
 
 

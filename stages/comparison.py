@@ -10,8 +10,11 @@ from pipeline.runs import Metrics
 from pipeline.store.documents import Seal
 from pipeline.store.mapped import LabelCache
 from pipeline.store.writer import human
+from pipeline.twins import in_words, verdicts
 from stages.columns import COLUMNS
 from stages.report import Report, duration, table
+
+Results = Sequence[Metrics]
 
 
 def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, tested: int, runs: Path) -> Report:
@@ -48,6 +51,9 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
             facts["break_even"], line = worth
             lines.append(line)
         facts["cache"] = {"path": path, "cache_id": seal.cache_id, "bytes": seal.bytes, "about": seal.about}
+    if judged := verdicts(results, "adversarial"):
+        facts["adversarial"] = judged
+        lines += in_words(judged, "adversarial")
     header = ["", *(column.title for column in columns)]
     return Report(facts, "\n".join([table(header, rows), "", *lines, f"Runs: {runs}"]))
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.config import Experiment, Training, dump
+from pipeline.config import Experiment, dump
 from pipeline.course import Lesson, Watch, rehearse, teach
 from pipeline.errors import ConfigError, TeacherError
 from pipeline.evaluation import measurable
@@ -13,6 +13,7 @@ from pipeline.models import build
 from pipeline.order import ViewOrder
 from pipeline.ranks import Ranks, joined
 from pipeline.reader import Reader
+from pipeline.regimen import Training
 from pipeline.runs import Metrics, Run, finished
 from pipeline.sources import open_test, open_views, readers
 from pipeline.views import Viewed

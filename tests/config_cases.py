@@ -48,6 +48,8 @@ training = {
     "optimizer": st.sampled_from(["adamw", "sgd"]),
     "momentum": fractions,
     "weight_decay": st.floats(0, allow_infinity=False),
+    "decay": st.sampled_from(["all", "weights"]),
+    "no_decay": st.lists(texts.filter(bool), max_size=2),
     "schedule": st.sampled_from(["cosine", "constant"]),
     "warmup": fractions,
     "clip_norm": positive,
@@ -58,11 +60,14 @@ training = {
 weights = st.floats(-9, 9) | st.fixed_dictionaries(
     {"start": st.floats(-9, 9), "end": st.floats(-9, 9)}, optional={"schedule": st.sampled_from(["linear", "cosine"])}
 )
+temperatures = positive | st.fixed_dictionaries(
+    {"start": positive, "end": positive}, optional={"by": st.sampled_from(["step", "epoch"])}
+)
 terms = st.one_of(
     st.fixed_dictionaries({"name": st.just("hard")}, optional={"weight": weights, "label_smoothing": st.just(0.1)}),
     st.fixed_dictionaries(
         {"name": st.sampled_from(["kd", "dkd"])},
-        optional={"weight": weights, "temperature": positive, "standardise": st.booleans()},
+        optional={"weight": weights, "temperature": temperatures, "standardise": st.booleans()},
     ),
     st.fixed_dictionaries({"name": st.just("wkd")}, optional={"cost": paths, "iterations": counts}),
 )
@@ -72,11 +77,23 @@ students = st.fixed_dictionaries(
     optional={
         "options": options,
         "loss": losses,
-        "temperature": positive,
+        "temperature": temperatures,
         "alpha": fractions,
         "true_labels": counts,
         "window": counts,
         "repeats": counts,
+        "seeded": st.fixed_dictionaries(
+            {"checkpoint": paths.map("{}.safetensors".format)},
+            optional={"layers": st.sampled_from(["even", "first", "last", "mean"]), "widths": st.just("norm")},
+        ),
+        "finetune": st.fixed_dictionaries(
+            {"epochs": counts},
+            optional={
+                "loss": st.just("hard") | st.lists(st.fixed_dictionaries({"name": st.just("hard")}), min_size=1),
+                "dataset": sources,
+                **{key: each for key, each in training.items() if key not in ("epochs", "seed")},
+            },
+        ),
         **training,
     },
 )

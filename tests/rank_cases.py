@@ -13,11 +13,12 @@ from river_cases import CLASSES, samples
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
-from pipeline.config import Training, ViewSettings
+from pipeline.config import ViewSettings
 from pipeline.course import Lesson, Watch, teach
 from pipeline.labels import SoftLabels
 from pipeline.ranks import Ranks, joined
 from pipeline.reader import Reader
+from pipeline.regimen import Training
 from pipeline.runs import Metrics, Run
 
 SETTINGS = Training(epochs=2, batch_size=16, learning_rate=0.05, optimizer="sgd", device="cpu", clip_norm=1.0)

@@ -15,7 +15,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "stages")
-STAGE_TWO = ("pipeline.reader", "pipeline.losses", "pipeline.training", "pipeline.runs", "stages.train_student")
+STAGE_TWO = (
+    "pipeline.reader",
+    "pipeline.losses",
+    "pipeline.hints",
+    "pipeline.training",
+    "pipeline.runs",
+    "stages.train_student",
+)
 
 
 def _name(path: Path) -> str:

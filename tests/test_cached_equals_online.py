@@ -15,24 +15,27 @@ from numpy.typing import NDArray
 from river_cases import job_for, part_of
 
 from pipeline import encodings
-from pipeline.config import TeacherSettings, Training, ViewSettings
+from pipeline.config import TeacherSettings, ViewSettings
 from pipeline.datasets import open_dataset
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.datasets.digits import from_digits
 from pipeline.executors.inline import run_inline
+from pipeline.judges import judges_of
 from pipeline.labeller import Block, Labeller
 from pipeline.labels import DenseLabels, LabelSpec, SoftLabels
 from pipeline.losses import LOSSES, cross_entropy, kd, kl
 from pipeline.models import build
-from pipeline.objective import objective
+from pipeline.objective import Objective, objective
 from pipeline.order import ONE_VIEW, EpochSampler, ViewOrder
 from pipeline.reader import Batch, Reader
+from pipeline.regimen import Training
+from pipeline.schedules import PositiveRamp, Ramp
 from pipeline.store.layout import Shard
 from pipeline.store.mapped import LabelCache
 from pipeline.store.verify import verify
 from pipeline.store.writer import CacheWriter
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.terms import KD, TERMS, Entropy, Ramp, Term, one_term
+from pipeline.terms import BESIDE, KD, TERMS, Adversarial, Entropy, Term, one_term
 from pipeline.training import Loss, predictor, run_epoch, start
 from pipeline.views import Viewed, viewed
 from pipeline.weights import save_state
@@ -49,9 +52,11 @@ SPECS = {
 }
 SETTINGS = Training(batch_size=32, learning_rate=0.05, optimizer="sgd", epochs=EPOCHS, device="cpu")
 TOLD = {
-    **{name: one_term(name, TEMPERATURE, ALPHA) for name, kind in TERMS.items() if kind.serves},
+    **{name: one_term(name, TEMPERATURE, ALPHA) for name, kind in TERMS.items() if kind.serves and name not in BESIDE},
     "kd, standardised": (KD(name="kd", standardise=True),),
     "kd, ever less sure": (KD(name="kd"), Entropy(name="entropy", weight=Ramp(start=0.5, end=-0.5))),
+    "kd, ever sharper": (KD(name="kd", temperature=PositiveRamp(start=8, end=1, by="epoch")),),
+    "kd, and judged": (KD(name="kd"), Adversarial(name="adversarial", hidden=8)),
 }
 """What a student may be told: every loss that asks the teacher beside the true labels, and sums with more."""
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -165,6 +170,8 @@ def student(
     steps = school.epochs * -(-len(reader) // SETTINGS.batch_size)
     network = build("cnn", {"width": school.width}, school.shape, CLASSES)
     learner = start(network, SETTINGS, school.views, steps)
+    if isinstance(loss, Objective):
+        learner = replace(learner, judges=judges_of(loss.terms, CLASSES, 3, learner.device))
     curve: list[float] = []
     order = EpochSampler(len(reader), SETTINGS.batch_size, seed=3, views=views)
     for epoch in range(school.epochs):
@@ -395,7 +402,7 @@ def test_a_cache_made_in_two_runs_is_the_cache_made_in_one(
     """Law: wherever the first was stopped, the same cache id and whole to the byte."""
     spec = SPECS["dense float32"]
     job, labeller = caches["dense float32"].job, Labeller(dataset, teacher, spec)
-    assert job.labels == {**asdict(spec), "temperatures": []}
+    assert job.labels == {**asdict(spec), "temperatures": [], "features": []}
     for cut in (1, 3, 6):
         with CacheWriter.open(tmp_path / str(cut), job, {}) as writer:
             assert not generate(writer.missing(), labeller, writer.commit, cut)

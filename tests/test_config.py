@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import Experiment, dump, load
 from pipeline.errors import ConfigError
+from pipeline.schedules import BEGIN, Progress
 
 STEADY = settings(
     deadline=None,
@@ -142,7 +143,7 @@ def test_a_loss_is_read_as_its_terms(whole: Path) -> None:
     """Law: a list is those terms in that order, a name what it stands for; they tell who is asked."""
     said = "[{name = 'hard', weight = {start = 1, end = 0.5}}, {name = 'wkd', cost = 'c.npy', standardise = true}]"
     hard, wkd = load(whole, [f"students.small.loss={said}"]).students["small"].terms
-    assert (hard.name, hard.weight_at(1.0), wkd.name, wkd.weight_at(0.0)) == ("hard", 0.5, "wkd", 1.0)
+    assert (hard.name, hard.weight_at(Progress(1.0)), wkd.name, wkd.weight_at(BEGIN)) == ("hard", 0.5, "wkd", 1.0)
     assert (wkd.temperature, wkd.cost, wkd.standardise) == (8.0, Path("c.npy"), True)
     students = load(whole, ["students.doubt={model = 'mlp', loss = [{name = 'hard'}, {name = 'entropy'}]}"]).students
     assert {name: student.soft for name, student in students.items()} == {"small": True, "alone": False, "doubt": False}
@@ -175,6 +176,10 @@ def test_what_is_left_out_has_a_value(short: Path) -> None:
         (
             "students.small.loss=[{name = 'hard'}, {name = 'kd', temprature = 3}]",
             "unknown key students.small.loss.1.temprature: did you mean temperature?",
+        ),
+        (
+            "students.small.temperature={start = 4, end = 1, bye = 'epoch'}",
+            "unknown key students.small.temperature.bye: did you mean by?",
         ),
         (
             "students.small.loss=[{name = 'hard', tau = 3}]",
@@ -242,6 +247,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, sai
             "students.small.loss: found 'nothing', expected one of hard, kd, soft, ",
         ),
         ("students.small.loss=entropy", "students.small.loss: found 'entropy', expected one of hard, kd, soft, "),
+        ("students.small.loss=adversarial", "students.small.loss: found 'adversarial', expected one of hard, kd, "),
         ("students.small.loss=3", "students.small.loss: found 3 (int), expected a list."),
         ("students.small.loss={name = 'kd'}", "students.small.loss: found {'name': 'kd'} (dict), expected a list."),
         (
@@ -252,18 +258,26 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, sai
         (
             "students.small.loss=[{name = 'kdd'}]",
             (
-                "students.small.loss.0.name: found 'kdd', expected one of dist, dkd, entropy, hard, jsd, kd, mse, "
-                "reverse_kl, skew_kl, soft, tv, weak, wkd. Did you mean kd?"
+                "students.small.loss.0.name: found 'kdd', expected one of adversarial, dist, dkd, entropy, hard, "
+                "jsd, kd, mse, reverse_kl, skew_kl, soft, tv, weak, wkd. Did you mean kd?"
             ),
         ),
-        ("students.small.loss=[{weight = 1}]", "students.small.loss.0.name: found None, expected one of dist, dkd,"),
+        ("students.small.loss=[{weight = 1}]", "students.small.loss.0.name: found None, expected one of adv"),
         (
             "students.small.loss=[{name = 'kd', weight = 'x'}]",
             "students.small.loss.0.weight: found 'x' (str), expected a valid number.",
         ),
         (
             "students.small.loss=[{name = 'kd', weight = {start = 1, end = 0, schedule = 'x'}}]",
-            "students.small.loss.0.weight.schedule: found 'x' (str), expected 'linear' or 'cosine'.",
+            "students.small.loss.0.weight.schedule: found 'x' (str), expected 'linear', 'cosine' or 'constant'.",
+        ),
+        (
+            "students.small.temperature={start = 4, end = 0}",
+            "students.small.temperature.end: found 0 (int), expected greater than 0.",
+        ),
+        (
+            "students.small.temperature={start = 4, end = 1, schedule = 'constant'}",
+            "students.small.temperature: a constant stays at its start, 4, so leave out end = 1.",
         ),
         (
             "students.small.loss=[{name = 'kd', weight = {start = 1}}]",

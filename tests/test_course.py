@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
 from pipeline import course
-from pipeline.config import Training, ViewSettings
+from pipeline.config import ViewSettings
 from pipeline.course import Entry, Lesson, Watch, classes, teach
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.errors import DatasetError, MismatchError, TrainingError
@@ -22,6 +22,7 @@ from pipeline.labels import SoftLabels
 from pipeline.losses import kd
 from pipeline.order import Windows
 from pipeline.reader import UNLABELLED, Batch, Reader
+from pipeline.regimen import Training
 from pipeline.runs import Run, finished
 
 SETTINGS = Training(epochs=2, batch_size=5, learning_rate=0.01, device="cpu")

@@ -15,13 +15,16 @@ from river_cases import CLASSES, STEADY, samples, told, write_cache
 from torch import Tensor
 
 from pipeline import losses
-from pipeline.config import Student, Training, ViewSettings
+from pipeline.config import Student, ViewSettings
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.errors import ConfigError
+from pipeline.judges import Judge
 from pipeline.labels import DenseLabels
 from pipeline.models import build
 from pipeline.objective import Objective, objective
 from pipeline.reader import Batch, Reader
+from pipeline.regimen import Training
+from pipeline.schedules import Progress
 from pipeline.terms import TERMS, Term
 from pipeline.training import Epoch, Learner, start
 
@@ -31,6 +34,16 @@ STUDENT_NC = told(np.arange(10, 16), 5)
 TRUE_N = torch.tensor([0, 1, -1, 4, 3, 2])
 SOFT = DenseLabels(TEACHER_NC)
 COSTS = losses.class_cost(TEACHER_NC.T)
+
+
+class Frozen(Judge):
+    """One that does not learn, so that what it says can be told twice."""
+
+    def learn(self, *_: object) -> None:
+        """Nothing."""
+
+
+JUDGE = Frozen(5, 4, 1e-3, torch.device("cpu"))
 
 
 def term(name: str, **settings: object) -> Term:
@@ -61,8 +74,9 @@ EACH: dict[str, tuple[Term, Callable[[Tensor, DenseLabels], Tensor]]] = {
     ),
     "weak": (term("weak", temperature=T, threshold=0.4), lambda z, soft: losses.weak(z, soft, T, 0.4)),
     "entropy": (term("entropy"), lambda z, _: losses.entropy(z)),
+    "adversarial": (term("adversarial"), lambda z, _: losses.adversarial(z, TRUE_N, JUDGE)),
 }
-PLACE = list(EACH).index("wkd")
+PLACE, JUDGED = list(EACH).index("wkd"), list(EACH).index("adversarial")
 
 
 def test_these_tests_know_every_term() -> None:
@@ -76,7 +90,7 @@ def test_a_loss_is_the_sum_of_its_terms(weights: list[float]) -> None:
     """Law: each times its weight, and times T^2 what is known to shrink by it; every option reaches its function."""
     terms = [each.model_copy(update={"weight": w}) for (each, _), w in zip(EACH.values(), weights, strict=True)]
     expected_N = sum(w * loss(STUDENT_NC, SOFT) for (_, loss), w in zip(EACH.values(), weights, strict=True))
-    found_N = Objective(terms, {PLACE: COSTS})(STUDENT_NC, TRUE_N, SOFT)
+    found_N = Objective(terms, {PLACE: COSTS}, judges={JUDGED: JUDGE})(STUDENT_NC, TRUE_N, SOFT)
     torch.testing.assert_close(found_N, expected_N, rtol=1e-4, atol=1e-4)
 
 
@@ -190,7 +204,7 @@ def test_class_costs_are_those_of_their_file(dtype: type, reader: Reader, tmp_pa
     parts = [losses.wkd(student_NC, batch.soft, batch.labels_N, 8.0, made.costs[place]) for place in (1, 2)]
     expected_N = losses.cross_entropy(student_NC, batch.labels_N) + parts[0] + 0.5 * parts[1]
     torch.testing.assert_close(made(student_NC, batch.labels_N, batch.soft), expected_N)
-    torch.testing.assert_close(made.at(0.5)(student_NC, batch.labels_N, batch.soft), expected_N)
+    torch.testing.assert_close(made.at(Progress(0.5))(student_NC, batch.labels_N, batch.soft), expected_N)
 
 
 def test_the_largest_class_costs_that_are_taken_can_be_counted_with(reader: Reader, tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from sequence_cases import LENGTH, WORDS, Packed, Speaker
 
 from pipeline import encodings
 from pipeline.audit import ask_again
-from pipeline.config import TeacherSettings, Training, ViewSettings
+from pipeline.config import TeacherSettings, ViewSettings
 from pipeline.errors import DatasetError, MismatchError, TeacherError, TrainingError
 from pipeline.evaluation import evaluate
 from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
 from pipeline.losses import cross_entropy
 from pipeline.reader import Reader
+from pipeline.regimen import Training
 from pipeline.sequences import NONE, attention_mask, documents, shown, targets
 from pipeline.store.mapped import LabelCache
 from pipeline.store.writer import CacheWriter

@@ -6,16 +6,15 @@ from inspect import Parameter, signature
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from river_cases import STEADY
 
 from pipeline import encodings
 from pipeline.errors import ConfigError
+from pipeline.judges import judges_of
 from pipeline.labels import LabelSpec
 from pipeline.losses import LOSSES, class_cost
 from pipeline.objective import Objective
-from pipeline.terms import TERMS, Ramp, Tempered, Term, one_term, refuse_unserved, served
+from pipeline.schedules import Progress
+from pipeline.terms import TERMS, Tempered, Term, one_term, refuse_unserved, served
 
 CLASSES = 6
 GRID = (1.0, 2.0)
@@ -30,8 +29,7 @@ SPECS = {
     "sampled, to be standardised": LabelSpec("sampled", CLASSES, "float16", 3, (2.0,), standardised=True),
     "multinomial": LabelSpec("multinomial", CLASSES, "float16", 8, (2.0,)),
 }
-ENDS = st.floats(-1e300, 1e300)
-TENSORS = {"student_logits_NC", "labels", "labels_N", "cost_CC"}
+TENSORS = {"student_logits_NC", "labels", "labels_N", "cost_CC", "judge"}
 
 
 def term(name: str, **settings: object) -> Term:
@@ -39,27 +37,10 @@ def term(name: str, **settings: object) -> Term:
     return TERMS[name].model_validate({"name": name, **settings})
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-@STEADY
-@given(ENDS, ENDS)
-def test_a_ramp_begins_and_ends_exactly_where_it_says(schedule: str, start: float, end: float) -> None:
-    """Law: to the bit, so that a weight which ends at the one of another run is that one; halfway it is halfway."""
-    ramp = Ramp.model_validate({"start": start, "end": end, "schedule": schedule})
-    assert (ramp.at(0.0), ramp.at(1.0)) == (start, end)
-    assert ramp.at(0.5) == pytest.approx(start / 2 + end / 2, abs=1e-12 * max(abs(start), abs(end)))
-
-
-def test_a_ramp_goes_evenly_or_slowly_at_both_ends() -> None:
-    """By hand, a quarter of the way: a quarter of it, or (1 - cos 45 degrees) / 2; left out, evenly."""
-    cosine = Ramp(start=2, end=4, schedule="cosine")
-    assert Ramp(start=2, end=4).at(0.25) == 2.5
-    assert [cosine.at(share) for share in (0.25, 0.75)] == pytest.approx([2 + 0.29289322, 4 - 0.29289322])
-
-
 def test_a_weight_is_a_number_or_a_ramp() -> None:
     """A number stays as it is."""
-    assert [term("kd", weight=0.7).weight_at(progress) for progress in (0.0, 1.0)] == [0.7, 0.7]
-    assert term("kd", weight={"start": 1, "end": 0}).weight_at(0.25) == 0.75
+    assert [term("kd", weight=0.7).weight_at(Progress(share)) for share in (0.0, 1.0)] == [0.7, 0.7]
+    assert term("kd", weight={"start": 1, "end": 0}).weight_at(Progress(0.25)) == 0.75
 
 
 def test_every_loss_has_its_term_under_its_name() -> None:
@@ -97,9 +78,10 @@ WHOLE = "not from these labels: it needs dense"
 BOUNDED = f"{WHOLE} or topk or head+sampled"
 TEMPERED = ("kd", "soft", "reverse_kl", "jsd", "skew_kl", "tv", "dkd")
 ALONE = {"hard": ALWAYS, "entropy": ALWAYS}
-SPARSE = dict.fromkeys(TEMPERED, ON_GRID) | {"mse": ALWAYS, "weak": ON_GRID, "dist": WHOLE, "wkd": WHOLE}
-DRAWN = dict.fromkeys((*TEMPERED, "mse", "weak"), BOUNDED) | {"kd": AT_TWO, "soft": AT_TWO, "dist": WHOLE, "wkd": WHOLE}
-DENSE = dict.fromkeys((*TEMPERED, "dist", "wkd"), LSKD) | {"mse": ALWAYS, "weak": ANY}
+NOT_WHOLE = dict.fromkeys(("dist", "wkd", "adversarial"), WHOLE)
+SPARSE = dict.fromkeys(TEMPERED, ON_GRID) | {"mse": ALWAYS, "weak": ON_GRID} | NOT_WHOLE
+DRAWN = dict.fromkeys((*TEMPERED, "mse", "weak"), BOUNDED) | {"kd": AT_TWO, "soft": AT_TWO} | NOT_WHOLE
+DENSE = dict.fromkeys((*TEMPERED, "dist", "wkd"), LSKD) | {"mse": ALWAYS, "weak": ANY, "adversarial": ALWAYS}
 STANDARD = SPARSE | dict.fromkeys(TEMPERED, f"{ON_GRID}, standardised too")
 WORDS = {
     "dense": DENSE,
@@ -147,7 +129,8 @@ def computes(labels: LabelSpec, asked: Term) -> bool:
     logits_NC, student_NC = (3 * torch.randn(5, CLASSES, generator=random) for _ in range(2))
     true_N = torch.tensor([0, 5, -1, 2, 2])
     soft = encodings.decode(labels, encodings.encode(labels, logits_NC, true_N, np.arange(5)))
-    told = Objective([asked], {0: class_cost(logits_NC.T)} if asked.name == "wkd" else {})
+    judges = judges_of([asked], CLASSES, 0, torch.device("cpu"))
+    told = Objective([asked], {0: class_cost(logits_NC.T)} if asked.name == "wkd" else {}, judges=judges)
     try:
         loss_N = told(student_NC, true_N, soft)
     except ConfigError:

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from river_cases import CLASSES, STEADY, samples, told
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
-from pipeline.config import Training, ViewSettings
+from pipeline.config import ViewSettings
 from pipeline.errors import TrainingError
 from pipeline.labels import DenseLabels, SoftLabels
 from pipeline.losses import kd
 from pipeline.models import build
 from pipeline.order import EpochSampler
 from pipeline.reader import Batch, Reader
+from pipeline.regimen import Training
 from pipeline.training import (
     Learner,
     predictor,

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from pydantic import ValidationError
 
-from pipeline.config import Experiment
+from pipeline.config import Experiment, Student
 from pipeline.errors import ConfigError
 from pipeline.hubs import timm, torchvision, transformers
 from pipeline.hubs.contract import Preprocessing
@@ -45,7 +45,7 @@ def resolved(experiment: Experiment) -> Experiment:
     """The experiment with numbers in the place of `preprocessing`.
 
     The mean and std of its views are the teacher's; so are size, crop and interpolation of datasets that have these
-    keys and leave them out.
+    keys and leave them out, those of a student's finetune too.
 
     Raises:
         ConfigError: the teacher's library does not say them, or what it says cannot be done here.
@@ -58,7 +58,16 @@ def resolved(experiment: Experiment) -> Experiment:
     sources = {"dataset": _filled("dataset", experiment.dataset, found)}
     if experiment.test is not None:
         sources["test"] = _filled("test", experiment.test, found)
-    return experiment.model_copy(update={"views": views, **sources})
+    students = {name: _finetuned(name, student, found) for name, student in experiment.students.items()}
+    return experiment.model_copy(update={"views": views, "students": students, **sources})
+
+
+def _finetuned(name: str, student: Student, found: Preprocessing) -> Student:
+    """A student, with what its finetune's own dataset leaves out."""
+    if student.finetune is None or student.finetune.dataset is None:
+        return student
+    source = _filled(f"students.{name}.finetune.dataset", student.finetune.dataset, found)
+    return student.model_copy(update={"finetune": student.finetune.model_copy(update={"dataset": source})})
 
 
 def _filled(table: str, source: Source, found: Preprocessing) -> Source:

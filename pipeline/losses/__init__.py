@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
+from pipeline.losses.adversarial import adversarial
 from pipeline.losses.dist import dist
 from pipeline.losses.divergences import jsd, kd, kl, reverse_kl, skew_kl, soft_cross_entropy, total_variation
 from pipeline.losses.dkd import dkd
@@ -20,6 +21,7 @@ from pipeline.losses.weak import weak
 
 __all__ = [
     "LOSSES",
+    "adversarial",
     "class_cost",
     "cross_entropy",
     "dist",
@@ -55,6 +57,7 @@ LOSSES: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
         "wkd": wkd,
         "weak": weak,
         "entropy": entropy,
+        "adversarial": adversarial,
     }
 )
 """By the name that a term of an experiment has."""

@@ -43,7 +43,7 @@ def complement(log_p_NK: Tensor) -> Tensor:
 
 def weighted_sum(weights_NK: Tensor, values_NK: Tensor) -> Tensor:
     """Sum of w v a row, [N], where a class of no weight adds 0 to the value and the gradient, be v infinite or NaN."""
-    return (weights_NK * torch.where(weights_NK > 0, values_NK, 0.0)).sum(dim=1)
+    return (weights_NK * values_NK.masked_fill(weights_NK == 0, 0.0)).sum(dim=1)
 
 
 def relative_entropy(log_p_NK: Tensor, log_q_NK: Tensor) -> Tensor:

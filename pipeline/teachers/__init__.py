@@ -4,8 +4,8 @@ Shape legend: N rows, C classes, X the shape of one input.
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,9 +15,13 @@ from pipeline.config import Member, TeacherSettings, ViewSettings
 from pipeline.devices import autocast, pick_device, place
 from pipeline.encodings.blocks import Deferred, Logits
 from pipeline.errors import TeacherError
+from pipeline.labels import FeatureSpec
 from pipeline.models import build, count_parameters
+from pipeline.reductions import reduced
+from pipeline.sequences import there
+from pipeline.taps import refuse_unknown, tapped, tensor_of
 from pipeline.teachers.ensemble import Ensemble
-from pipeline.views import network_input
+from pipeline.views import Viewed, network_input
 from pipeline.weights import fit_state, load_state
 
 _LOG = logging.getLogger("softlabels")
@@ -63,6 +67,34 @@ class Teacher:
         return self._asked(self.network, inputs_NX, axes)
 
     @torch.inference_mode()
+    def answer_inside(
+        self, inputs_NX: torch.Tensor, modules: Sequence[str]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The logits of a batch as `answer` gives them, and what these modules inside answered on the way, `[N, X]`.
+
+        Raises:
+            TeacherError: as `answer`; or a module did not run, or gave something else than a row for each input.
+
+        """
+        found: dict[str, list[torch.Tensor]] = {module: [] for module in modules}
+
+        def ask(inputs: torch.Tensor) -> torch.Tensor:
+            with tapped(self.network, modules) as seen:
+                answer: torch.Tensor = self.network(inputs)
+            for module, parts in found.items():
+                part = tensor_of(seen, module, len(inputs))
+                if isinstance(part, str):
+                    raise TeacherError(
+                        f"teacher.features: of the module {module!r} of {self.settings.model}, {part}; expected a "
+                        f"tensor of numbers with a row for each of {len(inputs)} inputs. Name another module."
+                    )
+                parts.append(part)
+            return answer
+
+        axes = (2, 3) if self.views.input == "tokens" else (2,)
+        return self._asked(ask, inputs_NX, axes), {name: torch.cat(parts) for name, parts in found.items()}
+
+    @torch.inference_mode()
     def answer_in_blocks(self, inputs_N3L: torch.Tensor, classes: int) -> Logits:
         """The logits of sequences, as `answer`'s but that those beyond the classes are left out.
 
@@ -99,6 +131,8 @@ class Teacher:
                     f"The teacher {self.settings.model} does not fit into the memory of {self.device} with one input "
                     f"of shape {list(inputs.shape[1:])}: {error}. Use a device with more, or a lower teacher.precision."
                 ) from error
+        except TeacherError:
+            raise
         except (Exception, SystemExit) as error:  # the user's network, the device's memory: anything may come of it
             raise TeacherError(
                 f"The teacher {self.settings.model} failed on a batch of shape {list(inputs.shape)}: "
@@ -140,12 +174,39 @@ def load_teacher(settings: TeacherSettings, views: ViewSettings, input_shape: tu
     """
     device = pick_device(settings.device)
     networks = [_fitted(member, input_shape, classes) for member in settings.asked]
-    network = networks[0]
-    if settings.members:
-        weights = [member.weight for member in settings.members]
-        network = Ensemble(networks, weights, settings.mixture, classes)
+    network = _mixed(settings, networks, classes)
     place(network.eval().requires_grad_(requires_grad=False), device, channels_last=settings.channels_last)
     return Teacher(network, device, settings, views)
+
+
+def features_of(settings: TeacherSettings, dataset: Viewed) -> tuple[FeatureSpec, ...]:
+    """The features that are asked of a teacher, with the shape of what is kept of each: one input tells.
+
+    The network is built for it without its checkpoint, where any are asked for.
+
+    Raises:
+        ConfigError: it has no module of that name.
+        TeacherError: a module does not run, or gives no numbers.
+
+    """
+    if not settings.features:
+        return ()
+    networks = [build(each.model, each.options, dataset.input_shape, dataset.classes or 0) for each in settings.asked]
+    network = _mixed(settings, networks, dataset.classes or 0).eval()
+    for number, each in enumerate(settings.features):
+        refuse_unknown(f"teacher.features[{number}].module", network, each.module)
+    teacher = Teacher(network, torch.device("cpu"), settings, dataset.settings)
+    inputs_1X = torch.from_numpy(dataset.inputs(np.zeros(1, np.int64)))
+    _, seen = teacher.answer_inside(inputs_1X, [each.module for each in settings.features])
+    there_1L = there(inputs_1X) if dataset.settings.input == "tokens" else None
+    specs = [each.spec(seen[each.module].shape[1:], (each.dimensions or 0,)) for each in settings.features]
+    return tuple(replace(spec, row_shape=tuple(reduced(spec, seen[spec.module], there_1L).shape[1:])) for spec in specs)
+
+
+def _mixed(settings: TeacherSettings, networks: list[torch.nn.Module], classes: int) -> torch.nn.Module:
+    if not settings.members:
+        return networks[0]
+    return Ensemble(networks, [member.weight for member in settings.members], settings.mixture, classes)
 
 
 def _fitted(member: Member, input_shape: tuple[int, ...], classes: int) -> torch.nn.Module:

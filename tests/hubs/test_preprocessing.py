@@ -160,6 +160,16 @@ def test_all_stages_see_plain_numbers_and_the_job_records_them(tmp_path: Path) -
         assert load(again) == experiment
 
 
+def test_a_finetunes_own_images_are_made_as_the_teachers(tmp_path: Path) -> None:
+    """Law: what their table leaves out is filled in as it is for `[dataset]`; what is said stays."""
+    path = experiment_file(tmp_path, told(tmp_path))
+    own = "{kind = 'images', path = 'more', crop = 1.0}"
+    small = f"students.small={{model = 'mlp', finetune = {{epochs = 1, dataset = {own}}}}}"
+    finetune = _load(path, (small,)).students["small"].finetune
+    assert finetune is not None
+    assert (finetune.dataset.size, finetune.dataset.crop) == (224, 1.0)
+
+
 @pytest.mark.parametrize(
     ("views", "which"), [("mean = 0.0", "mean"), ("std = [2, 3]", "std"), ("mean = 1\nstd = 2", "mean and std")]
 )

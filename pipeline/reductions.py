@@ -1,0 +1,128 @@
+"""The output of a module to what a cache keeps of it, and back: pure, batched, on any device.
+
+Shape legend
+    N  rows (samples)
+    L  positions of a sequence
+    D  numbers kept
+    F  numbers of a row before a projection
+    X  the shape of a row
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.encodings.refusals import samples
+from pipeline.encodings.rounding import LAST, TINY, codes
+from pipeline.errors import TeacherError
+from pipeline.features import PREFIX, SCALE
+from pipeline.labels import FeatureSpec
+from pipeline.seeds import generator
+
+SEQUENCE = 3
+"""Axes of [N, L, D]."""
+
+
+def none(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -> Tensor:  # noqa: ARG001 - all are called alike
+    """All of it, [N, X]."""
+    return feature_NX
+
+
+def mean(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -> Tensor:  # noqa: ARG001 - all are called alike
+    """Of maps [N, D, height, width] the mean over space, of [N, L, D] that over positions which are no padding, [N, D].
+
+    A vector [N, D] stays as it is. Of a sequence that is all padding the mean is 0.
+    """
+    if feature_NX.ndim != SEQUENCE:
+        return feature_NX.flatten(2).mean(dim=2) if feature_NX.ndim > SEQUENCE else feature_NX
+    if there_NL is None:
+        return feature_NX.mean(dim=1)
+    there_NL1 = there_NL[:, :, None]
+    return (feature_NX * there_NL1).sum(dim=1) / there_NL1.sum(dim=1).clamp(min=1)
+
+
+def projection(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -> Tensor:
+    """The row, or of a dataset of sequences each position's vector, times random signs over sqrt(D): [N, D], [N, L, D].
+
+    Squared distances and products keep their expectation (Achlioptas 2003, "Database-friendly random projections",
+    J. Comput. Syst. Sci. 66, theorem 1.1): with D numbers, a distance is off by about sqrt(2 / D) of itself.
+    """
+    rows_F = feature_NX if there_NL is not None and feature_NX.ndim == SEQUENCE else feature_NX.flatten(1)
+    return rows_F @ _signs(spec.seed, spec.name, rows_F.shape[-1], spec.row_shape[-1]).to(rows_F.device)
+
+
+REDUCTIONS: Mapping[str, Callable[[FeatureSpec, Tensor, Tensor | None], Tensor]] = MappingProxyType(
+    {"none": none, "mean": mean, "projection": projection}
+)
+
+
+@lru_cache(maxsize=16)
+def _signs(seed: int, name: str, inputs: int, outputs: int) -> Tensor:
+    """The same on every machine, [F, D]."""
+    drawn = generator(f"projection of {name}", seed).integers(0, 2, (inputs, outputs), dtype=np.int8)
+    signs: Tensor = (torch.from_numpy(drawn).float() * 2 - 1) / outputs**0.5
+    return signs
+
+
+def reduced(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None = None) -> Tensor:
+    """What is kept of a module's output, in float32: [N, *row_shape].
+
+    `there_NL` says, of sequences, which positions are no padding.
+
+    Raises:
+        TeacherError: the output has another shape than it had for the first input.
+
+    """
+    if feature_NX.shape[1:] != spec.module_shape:
+        raise TeacherError(
+            f"The module {spec.module!r} answers {list(feature_NX.shape[1:])} to a sample of this batch, and "
+            f"{list(spec.module_shape)} to the first: what is kept of it has one shape. Name another module, or have "
+            "inputs of one size."
+        )
+    return REDUCTIONS[spec.reduction](spec, feature_NX.detach().float(), there_NL)
+
+
+def encode(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None = None) -> dict[str, Tensor]:
+    """The arrays that are stored of a module's output. What float16 does not hold is infinite there.
+
+    In eight bits x = scale code, with codes from -127 to 127 and the scale a row: each x errs by at most half of
+    max|x| / 127.
+    """
+    kept_NX, name = reduced(spec, feature_NX, there_NL), PREFIX + spec.name
+    if spec.dtype != "int8":
+        return {name: kept_NX.to(getattr(torch, spec.dtype))}
+    scale_N = (kept_NX.flatten(1).abs().amax(dim=1) * (1 / LAST)).clamp(min=TINY)
+    steps_NX = kept_NX / scale_N.view(-1, *(1,) * (kept_NX.ndim - 1))
+    return {name: codes(steps_NX), name + SCALE: scale_N}
+
+
+def storable(record: Mapping[str, Tensor]) -> Tensor:
+    """Whether every feature of a batch can be stored: one boolean on its device."""
+    floats = [array for array in record.values() if array.is_floating_point()]
+    return torch.stack([array.isfinite().all() for array in floats]).all()
+
+
+def refuse(features: Sequence[FeatureSpec], record: Mapping[str, Tensor], ids_N: NDArray[np.int64]) -> None:
+    """Raise TeacherError about features that are not finite, or that float16 does not hold; nothing if all are."""
+    for spec in features:
+        array = record[PREFIX + spec.name + (SCALE if spec.dtype == "int8" else "")]
+        broken_N = ~array.reshape(len(ids_N), -1).isfinite().all(dim=1)
+        if broken_N.any():
+            wider = ' or beyond float16: set its dtype = "float32",' if spec.dtype == "float16" else ":"
+            raise TeacherError(
+                f"The feature {spec.name!r} (of the module {spec.module!r}) is NaN or infinite{wider} look at these "
+                f'inputs, or run the teacher with precision = "float32". It is so for {samples(broken_N, ids_N)}.'
+            )
+
+
+def decode(spec: FeatureSpec, record: Mapping[str, Tensor]) -> Tensor:
+    """What was stored of a feature, in float32: [N, *row_shape]."""
+    stored_NX = record[PREFIX + spec.name].to(torch.float32)
+    if spec.dtype != "int8":
+        return stored_NX
+    return stored_NX * record[PREFIX + spec.name + SCALE].view(-1, *(1,) * (stored_NX.ndim - 1))

@@ -1,0 +1,169 @@
+"""Who compares what a student makes inside with what the cache tells of its teacher, and trains beside it.
+
+Its weights are those of the regressors, which bring a student's features to the teacher's shape. They are kept in the
+student's checkpoint, so that a run goes on, and thrown away at its end.
+
+Shape legend
+    N  rows (samples)
+    K  other samples
+    X  the shape of a feature
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError, TrainingError
+from pipeline.features import Hint
+from pipeline.hints import HINTS, regressor
+from pipeline.labels import FeatureSpec, Inside
+from pipeline.schedules import Progress, value_at
+from pipeline.taps import refuse_unknown, tapped, tensor_of
+
+VECTOR, MAP = 2, 4
+"""Axes of [N, D] and [N, C, H, W]."""
+
+
+class Tutor(nn.Module):
+    """The hints of a student.
+
+    Args:
+        key: what names the student in messages.
+        hints: what is compared.
+        features: of the cache.
+        shapes: of what each module of the student answers to one sample, [X].
+
+    Raises:
+        ConfigError: no regressor brings a student's feature to the teacher's shape, or without one the shapes differ;
+            or a loss is of maps, and one side has none.
+
+    """
+
+    def __init__(
+        self,
+        key: str,
+        hints: Sequence[Hint],
+        features: Sequence[FeatureSpec],
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        super().__init__()
+        self.hints = tuple(hints)
+        self.specs = {spec.name: spec for spec in features}
+        layers: list[nn.Module] = []
+        for place, hint in enumerate(self.hints):
+            theirs = self.specs[hint.feature].row_shape
+            ours = (
+                shapes[hint.module]
+                if len(theirs) > 1 or len(shapes[hint.module]) == 1
+                else _averaged(shapes[hint.module])
+            )
+            where = f"{key}.hints[{place}]"
+            _refuse_unlike(where, hint, ours, theirs)
+            layers.append(_regressor(where, ours, theirs) if hint.regresses else nn.Identity())
+        self.regressors = nn.ModuleList(layers)
+
+    @property
+    def modules_heard(self) -> tuple[str, ...]:
+        """The modules of the student that it listens to."""
+        return tuple(dict.fromkeys(hint.module for hint in self.hints))
+
+    def forward(self, seen: Mapping[str, object], inside: Inside, progress: Progress) -> Tensor:
+        """The weighted sum of all hints, [N], when so much of a run is done.
+
+        Raises:
+            TrainingError: a module of the student did not run, or gave no numbers.
+
+        """
+        rows = len(next(iter(inside.features.values())))
+        parts = [
+            # Also where the weight is 0: ranks wait for the gradient of each other's regressors.
+            value_at(hint.weight, progress) * self._told(hint, layer, _ours(seen, hint.module, rows), inside)
+            for hint, layer in zip(self.hints, self.regressors, strict=True)
+        ]
+        return torch.stack(parts).sum(dim=0)
+
+    def _told(self, hint: Hint, layer: nn.Module, student_NX: Tensor, inside: Inside) -> Tensor:
+        teacher_NX = inside.features[hint.feature]
+        if teacher_NX.ndim == VECTOR and student_NX.ndim > VECTOR:
+            student_NX = student_NX.flatten(2).mean(dim=2) if student_NX.ndim >= MAP else student_NX.mean(dim=1)
+        given, loss = (layer(student_NX.float()), teacher_NX), HINTS[hint.loss]
+        if not hint.contrasts:
+            return loss(*given)
+        others_KX = inside.others[hint.feature][: hint.negatives]
+        options: dict[str, object] = {"temperature": hint.temperature}
+        if hint.loss == "crd":
+            options["dataset_size"] = inside.among
+        return loss(*(each.flatten(1) for each in given), others_KX.flatten(1), **options)
+
+
+def tutor_of(
+    key: str, network: nn.Module, hints: Sequence[Hint], features: Sequence[FeatureSpec], ask: Callable[[], object]
+) -> Tutor:
+    """A tutor for a network, whose modules' shapes are seen as it answers one sample.
+
+    Raises:
+        ConfigError: a module is not there, does not run, or gives no numbers; or as `Tutor`.
+
+    """
+    for place, hint in enumerate(hints):
+        refuse_unknown(f"{key}.hints[{place}].module", network, hint.module)
+    shapes = {}
+    with torch.no_grad(), tapped(network, [hint.module for hint in hints]) as seen:
+        ask()
+    for place, hint in enumerate(hints):
+        found = tensor_of(seen, hint.module, 1)
+        if isinstance(found, str):
+            raise ConfigError(
+                f"{key}.hints[{place}].module = {hint.module!r}: {found}; expected a tensor of numbers with a row for "
+                "each input. Name another module of the student."
+            )
+        shapes[hint.module] = tuple(found.shape[1:])
+    return Tutor(key, hints, features, shapes)
+
+
+def refuse_untold(key: str, hints: Sequence[Hint], positions: int | None, world: int) -> None:
+    """Raise ConfigError about hints that cannot be given to samples with positions, or to so many processes."""
+    if hints and positions is not None:
+        raise ConfigError(
+            f"{key}.hints: each of {positions} positions of a sample has an answer of its own here, and hints are of "
+            "samples that have one. Leave hints out."
+        )
+    if world > 1 and (apart := next((hint.loss for hint in hints if hint.compares_rows), None)):
+        raise ConfigError(
+            f'{key}.hints: the loss "{apart}" compares the samples of a batch, and {world} processes share each: none '
+            "sees them all. Train this student in one process, or by another loss."
+        )
+
+
+def _ours(seen: Mapping[str, object], module: str, rows: int) -> Tensor:
+    found = tensor_of(dict(seen), module, rows)
+    if isinstance(found, str):
+        raise TrainingError(f"The student's module {module!r}: in training {found}. Name another module in its hints.")
+    return found
+
+
+def _averaged(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a map's mean over space, or of a sequence's over positions."""
+    return shape[:1] if len(shape) >= MAP - 1 else shape[-1:]
+
+
+def _refuse_unlike(where: str, hint: Hint, ours: tuple[int, ...], theirs: tuple[int, ...]) -> None:
+    if hint.loss == "attention" and not len(ours) == len(theirs) == MAP - 1:
+        raise ConfigError(
+            f"{where}: attention compares maps [channels, height, width], and here are {list(ours)} of the student and "
+            f'{list(theirs)} of the teacher. Keep the feature with reduction = "none", or use another loss.'
+        )
+    by_element = not hint.compares_rows and hint.loss != "attention"
+    if by_element and not hint.regresses and ours != theirs:
+        raise ConfigError(
+            f"{where}: the student's feature is {list(ours)} and the teacher's {list(theirs)}, and without a regressor "
+            "they have to be equal. Leave `regressor = false` out, or name modules of one shape."
+        )
+
+
+def _regressor(where: str, ours: tuple[int, ...], theirs: tuple[int, ...]) -> nn.Module:
+    try:
+        return regressor(ours, theirs)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
