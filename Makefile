@@ -18,6 +18,9 @@ SET        := --set 'cache.path="$(CACHE)"'
 NEWEST     ?= $(shell for each in python3.13 python3.12; do $$each --version >/dev/null 2>&1 && echo $$each && break; done)
 READERS    := $(if $(NEWEST),.venv-readers/ready)
 
+# How many processes run the tests.
+JOBS       ?= 2
+
 # Debian 12's packages of a text and of photographs, unpacked and never installed.
 DOCS := python3.11-doc
 PHOTOGRAPHS := mate-backgrounds opencv-doc plasma-workspace-wallpapers tuxpaint-stamps-default
@@ -118,11 +121,11 @@ format: $(VENV)/ready-dev ## Put the code in the formatter's shape.
 	$(BIN)/python -m pip install --quiet --no-deps --target .torchvision --upgrade torchvision timm
 	@touch $@
 
-test: $(VENV)/ready-dev .torchvision/ready ## Run the tests (a quarter of an hour on two cores).
-	$(BIN)/python -m pytest
+test: $(VENV)/ready-dev .torchvision/ready ## Run the tests (a quarter of an hour on two cores; JOBS=4: by so many processes).
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 slow: $(VENV)/ready-dev .torchvision/ready ## Run the long tests too.
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'slow or not slow'
 
 torture: $(VENV)/ready-dev $(READERS) ## Attack every promise of docs/promises.md at full length (half an hour); print a table.
 	$(BIN)/python -m pytest -m 'promise' --torture --timeout 3600 -q

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stage_cases import PATIENT, decided, must, write_experiment, write_idx
+from stage_cases import PATIENT, decided, must, untimed, write_experiment, write_idx
 
 from pipeline import errand
 from pipeline.config import load
@@ -199,7 +199,7 @@ def test_the_figures_of_the_teacher_are_those_that_one_process_finds(here: Path)
     """Law: parameters, accuracy, calibration and the time of its training, for the seal."""
     must("generate", *PATIENT, "teacher.options={}")
     desk.begin(order(), 1)
-    assert desk.about(TOKEN) == read_state(here / "cache").seal.about
+    assert untimed(desk.about(TOKEN)) == untimed(read_state(here / "cache").seal.about)
 
 
 @pytest.mark.usefixtures("here")
