@@ -3,7 +3,6 @@
 The teacher is asked here by itself, a sample at a time, by plain autograd.
 """
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +31,8 @@ ALONE = (
     "students.distilled.optimizer=sgd",
     "students.distilled.weight_decay=0",
     "students.distilled.schedule=constant",
-    "students.distilled.learning_rate=0.05",
+    "students.distilled.learning_rate=0.1",
+    "students.distilled.momentum=0.5",
     "students.distilled.epochs=40",
 )
 LINEAR = ("teacher.options={hidden = []}", "teacher.checkpoint=linear.safetensors")
@@ -146,13 +146,10 @@ def test_a_network_that_keeps_what_it_made_and_writes_into_its_input_has_gradien
 
 
 @pytest.mark.usefixtures("fitted")
-def test_gradients_are_made_alike_by_workers_and_are_part_of_the_job() -> None:
-    """Law: the same bytes; other gradients, or none, are exit code 5; held-out samples have none."""
+def test_gradients_are_part_of_the_job_and_held_out_samples_have_none() -> None:
+    """Law: other gradients, or none, are exit code 5; the same are found complete, and students read them."""
     tested = ("cache.test=tested", gradients(PROJECTED))
     must("generate", *tested)
-    must("generate", gradients(PROJECTED), "cache.path=other", flags=("--workers", "2"))
-    one, two = (json.loads(Path(name, "seal.json").read_text())["cache_id"] for name in ("cache", "other"))
-    assert one == two
     assert "gradient" not in zarr.open_group("tested/labels.zarr", mode="r")
     run("generate", gradients(TOP)).refuses(5, "labels.gradient")
     run("generate").refuses(5, "labels.gradient")
@@ -182,7 +179,7 @@ def test_a_linear_student_told_of_derivatives_alone_ends_with_its_teachers(what:
     train(*LINEAR, gradients(what), *ALONE, *own, told(), runs="told")
     train(*LINEAR, gradients(what), *ALONE, *own, told(weight=0.0), runs="untold")
     student, before = (load_file(f"{runs}/distilled/seed-3/student.safetensors") for runs in ("told", "untold"))
-    torch.testing.assert_close(student["1.weight"], teacher(()).state_dict()["1.weight"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(student["1.weight"], teacher(()).state_dict()["1.weight"], rtol=0, atol=1e-5)
     assert (before["1.weight"] - student["1.weight"]).abs().max() > 0.1
     assert torch.equal(student["1.bias"], before["1.bias"])
 
