@@ -49,15 +49,11 @@ class Tutor(nn.Module):
     ) -> None:
         super().__init__()
         self.hints = tuple(hints)
-        self.specs = {spec.name: spec for spec in features}
-        layers: list[nn.Module] = []
+        kept, layers = {spec.name: spec.row_shape for spec in features}, []
         for place, hint in enumerate(self.hints):
-            theirs = self.specs[hint.feature].row_shape
-            ours = (
-                shapes[hint.module]
-                if len(theirs) > 1 or len(shapes[hint.module]) == 1
-                else _averaged(shapes[hint.module])
-            )
+            theirs, ours = kept[hint.feature], shapes[hint.module]
+            if len(theirs) == 1 and len(ours) > 1:
+                ours = _averaged(ours)
             where = f"{key}.hints[{place}]"
             _refuse_unlike(where, hint, ours, theirs)
             layers.append(_regressor(where, ours, theirs) if hint.regresses else nn.Identity())
