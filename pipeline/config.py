@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.complaints import explained
 from pipeline.errors import ConfigError
 from pipeline.features import FeatureSettings, Hint, names_apart
+from pipeline.gradients import StudentGradients, TeacherGradients
 from pipeline.kinds import AnySource
 from pipeline.regimen import Device, Finetune, Precision, Seed, Training
 from pipeline.schedules import Temperature
@@ -127,6 +128,8 @@ class TeacherSettings(Member):
     """Of the members: the mean of their probabilities at temperature 1, or of their logits."""
     features: Annotated[tuple[FeatureSettings, ...], Field(strict=False), AfterValidator(names_apart)] = ()
     """Modules inside it whose outputs are kept too. Those of a mixture are named `members.0.MODULE` and so on."""
+    gradients: TeacherGradients | None = None
+    """How its logits change with the input is kept too."""
 
     @property
     def asked(self) -> tuple[Member, ...]:
@@ -236,6 +239,8 @@ class Student(Training):
     """What it hears of several teachers: the mean of their probabilities or logits, or the likeliest class of each."""
     hints: Annotated[tuple[Hint, ...], Field(strict=False)] = ()
     """Modules of its own that are held against features of the teacher, beside the loss."""
+    gradients: StudentGradients | None = None
+    """How its logits change with the input is held against what the cache has of the teacher's, beside the loss."""
     repeats: PositiveInt = 1
     seeded: Seeding | None = None
     """Begin from weights made of the teacher's, which `softlabels seed-student` writes."""
@@ -261,7 +266,8 @@ class Student(Training):
     @property
     def soft(self) -> bool:
         """Whether it asks the teacher."""
-        return bool(self.hints) or any(term.serves for term in self.terms)
+        told = self.hints or self.gradients is not None
+        return bool(told) or any(term.serves for term in self.terms)
 
     @model_validator(mode="after")
     def _hears_someone(self) -> "Student":
@@ -280,7 +286,8 @@ class Student(Training):
         }
         said |= {"loss": self.finetune.terms(self.terms), "finetune": None}
         said |= {"true_labels": None} if self.finetune.dataset else {}
-        plain = ("window", "views", "view_order", "views_at_once", "also", "mixture", "baseline", "hints", "seeded")
+        plain = {"window", "views", "view_order", "views_at_once", "also", "mixture", "baseline", "hints", "seeded"}
+        plain |= {"gradients"}
         return self.model_copy(update={**said, **{key: Student.model_fields[key].default for key in plain}})
 
     @property

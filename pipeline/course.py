@@ -22,6 +22,7 @@ from pipeline.datasets import Dataset
 from pipeline.errors import DatasetError, MismatchError, SoftLabelsError
 from pipeline.evaluation import Evaluation, evaluate, measurable
 from pipeline.features import Hint
+from pipeline.gradients import StudentGradients
 from pipeline.judges import judges_of
 from pipeline.objective import Objective
 from pipeline.order import ONE_VIEW, EpochSampler, ViewOrder, Windows
@@ -30,6 +31,7 @@ from pipeline.ranks import ALONE, Ranks
 from pipeline.reader import UNLABELLED, Batch, Reader, Rows
 from pipeline.runs import CHECKPOINT, Metrics, Run, begin, finish, finished, save_progress, saved_state
 from pipeline.seeds import seed_of
+from pipeline.slopes import slopes_of
 from pipeline.store.mapped import LabelCache
 from pipeline.training import Epoch, Learner, Loss, predictor, start, try_out
 from pipeline.tutor import refuse_untold, tutor_of
@@ -51,6 +53,7 @@ class Lesson:
     windows: Windows | None = None  # within which its rows are shuffled; None for over all of them
     views: ViewOrder = ONE_VIEW
     hints: tuple[Hint, ...] = ()  # what it is told of its teacher's inside
+    gradients: StudentGradients | None = None  # what it is told of how its teacher's answers change with the input
     hears: object = None  # which teachers, if not the cache's own alone: who hears others is taught apart
 
     def labels(self, dataset: Dataset) -> Rows | None:
@@ -337,14 +340,19 @@ def _seated(run: Run, lesson: Lesson, reader: Reader, steps: int, ranks: Ranks =
     """A learner at its first step, tried out on a sample, with a tutor if it is given hints."""
     network, key = lesson.build(), f"students.{run.folder.parent.name}"
     refuse_untold(key, lesson.hints, reader.dataset.positions, ranks.world)
-    # By itself first, if it is to have a tutor: ranks share each network once.
-    learner = start(network, run.settings, run.views, steps, ALONE if lesson.hints else ranks)
+    # By itself first, if more is tried out than its answer: ranks share each network once.
+    apart = bool(lesson.hints) or lesson.gradients is not None
+    learner = start(network, run.settings, run.views, steps, ALONE if apart else ranks)
     try_out(learner, reader.dataset)
-    if not lesson.hints:
+    if not apart:
         return learner
-    sample = reader.dataset.inputs(np.zeros(1, np.int64))
-    tutor = tutor_of(key, network, lesson.hints, reader.spec.features, lambda: predictor(learner)(sample))
-    return start(network, run.settings, run.views, steps, ranks, tutor=tutor)
+    tutor, slopes, sample = None, None, reader.dataset.inputs(np.zeros(1, np.int64))
+    if lesson.hints:
+        tutor = tutor_of(key, network, lesson.hints, reader.spec.features, lambda: predictor(learner)(sample))
+    if lesson.gradients is not None and reader.spec.gradient is not None:
+        given = learner.input(torch.from_numpy(sample).to(learner.device))
+        slopes = slopes_of(key, network, lesson.gradients, reader.spec.gradient, given)
+    return replace(start(network, run.settings, run.views, steps, ranks, tutor=tutor), slopes=slopes)
 
 
 def _tested_at_once(run: Run, test: Dataset) -> int:

@@ -10,11 +10,12 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.labels import ArraySpec, FeatureSpec
+from pipeline.labels import ArraySpec, FeatureSpec, GradientSpec, Kept
 from pipeline.schedules import Weight
 from pipeline.settings import Settings
 
-PREFIX, SCALE, FILL = "feature_", "_scale", -128
+SCALE, FILL = "_scale", -128
+CLASS = "gradient_class"  # the array that says whose logit a gradient is of
 Reduction: TypeAlias = Literal["none", "mean", "projection"]
 
 
@@ -110,11 +111,12 @@ def names_apart(features: tuple[FeatureSettings, ...]) -> tuple[FeatureSettings,
     return features
 
 
-def arrays(features: Sequence[FeatureSpec]) -> tuple[ArraySpec, ...]:
-    """The arrays of a row: one for each feature, and in eight bits its scale."""
+def arrays(kept: Sequence[Kept]) -> tuple[ArraySpec, ...]:
+    """The arrays of a row: one for each, in eight bits its scale, and of the largest logit's gradient which that is."""
     found = []
-    for each in features:
+    for each in kept:
         whole = each.dtype == "int8"
-        found.append(ArraySpec(PREFIX + each.name, each.dtype, each.row_shape, FILL if whole else math.nan))
-        found += [ArraySpec(PREFIX + each.name + SCALE, "float32", (), math.nan)] if whole else []
+        found.append(ArraySpec(each.array, each.dtype, each.row_shape, FILL if whole else math.nan))
+        found += [ArraySpec(each.array + SCALE, "float32", (), math.nan)] if whole else []
+        found += [ArraySpec(CLASS, "int32", (), -1)] if isinstance(each, GradientSpec) and each.of == "top" else []
     return tuple(found)

@@ -34,6 +34,7 @@ class Hearing(Reader):
         others: further caches of the same samples in the same views, each with what it counts.
         mixture: which mean of the teachers a student hears.
         features: of the experiment's own, as of `Reader`.
+        gradients: the same.
 
     Raises:
         MismatchError: a cache is of other samples or views.
@@ -47,8 +48,10 @@ class Hearing(Reader):
         others: Sequence[tuple[LabelCache, float]],
         mixture: Mixture,
         features: Mapping[str, int] = MappingProxyType({}),
+        *,
+        gradients: bool = False,
     ) -> None:
-        super().__init__(dataset, cache, features)
+        super().__init__(dataset, cache, features, gradients=gradients)
         for other, _ in others:
             _refuse_other_samples(cache, other)
         self.mixture = mixture
@@ -88,7 +91,8 @@ def listening(student: Student, reader: Reader, settings: MirrorSettings) -> Rea
     if reader.cache is None or hears(student) is None:
         return reader
     others = [(LabelCache.open(each.cache, settings=settings), each.weight) for each in student.also]
-    return Hearing(reader.dataset, reader.cache, others, student.mixture, reader.features)
+    told = reader.features
+    return Hearing(reader.dataset, reader.cache, others, student.mixture, told, gradients=reader.gradients)
 
 
 def identity(reader: Reader) -> dict[str, object]:

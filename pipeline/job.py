@@ -15,7 +15,7 @@ from pipeline.datasets import Dataset, content_digest, ids_digest
 from pipeline.errors import ConfigError, MismatchError
 from pipeline.hubs import config_digest
 from pipeline.kinds import Source, decoding
-from pipeline.labels import FeatureSpec, LabelSpec
+from pipeline.labels import FeatureSpec, GradientSpec, LabelSpec
 from pipeline.store.documents import ROW_ARRAYS, Job
 from pipeline.store.layout import choose, row_bytes
 from pipeline.store.state import refuse_other_job
@@ -31,13 +31,19 @@ ALWAYS_VIEWS = ("seed", "mean", "std")
 _DEFAULTS: dict[str, object] = {item.name: [] if item.default == () else item.default for item in fields(LabelSpec)}
 
 
-def spec_of(labels: LabelSettings, dataset: Dataset, features: tuple[FeatureSpec, ...] = ()) -> LabelSpec:
+def spec_of(
+    labels: LabelSettings,
+    dataset: Dataset,
+    features: tuple[FeatureSpec, ...] = (),
+    gradient: GradientSpec | None = None,
+) -> LabelSpec:
     """The labels asked for, checked against the dataset's classes; what their encoding does not read is left out.
 
     Args:
         labels: the settings.
         dataset: of what.
         features: what is kept besides of the teacher's modules.
+        gradient: what is kept of how its logits change with the input.
 
     Raises:
         ConfigError: an unknown encoding, or one that these settings do not fit.
@@ -56,13 +62,25 @@ def spec_of(labels: LabelSettings, dataset: Dataset, features: tuple[FeatureSpec
         seed=labels.seed if labels.encoding in DRAWN else 0,
         standardised=labels.standardised and labels.encoding in WITH_SUMS,
         features=features,
+        gradient=gradient,
     )
     encodings.check(spec)
     return spec
 
 
-def known_features(teacher: TeacherSettings, job: Job) -> tuple[FeatureSpec, ...]:
-    """The features that are asked for, each with the shapes that it has in a job; of none, if it is not there."""
+def known_spec(experiment: Experiment, dataset: Dataset, job: Job) -> LabelSpec:
+    """The labels asked for, where what is kept besides has the shapes that it has in a job; of none, if not there."""
+    teacher = experiment.teacher
+    return spec_of(experiment.labels, dataset, _known_features(teacher, job), _known_gradient(teacher, job))
+
+
+def _known_gradient(teacher: TeacherSettings, job: Job) -> GradientSpec | None:
+    there = TypeAdapter(GradientSpec | None).validate_python(job.labels.get("gradient"))
+    shape = () if there is None else there.row_shape if there.projections is None else there.row_shape[1:]
+    return None if teacher.gradients is None else teacher.gradients.spec(shape)
+
+
+def _known_features(teacher: TeacherSettings, job: Job) -> tuple[FeatureSpec, ...]:
     there = TypeAdapter(tuple[FeatureSpec, ...]).validate_python(job.labels.get("features", ()))
     shapes = {each.name: (each.module_shape, each.row_shape) for each in there}
     return tuple(each.spec(*shapes.get(each.name, ((), ()))) for each in teacher.features)
@@ -88,7 +106,7 @@ def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:
         TeacherError: the checkpoint is not there.
 
     """
-    arrays = (*ROW_ARRAYS, *encodings.arrays(spec), *features.arrays(spec.features))
+    arrays = (*ROW_ARRAYS, *encodings.arrays(spec), *features.arrays(spec.kept))
     widest = max(map(row_bytes, arrays))
     cache = experiment.cache
     shard_rows, chunk_rows = choose(widest, len(dataset), cache.shard_rows, cache.chunk_rows)
@@ -127,7 +145,7 @@ def check_made_for(job: Job, experiment: Experiment, dataset: Dataset) -> None:
         "dataset": _dataset_section(content_of(experiment.dataset, dataset), dataset),
         "views": _views_section(experiment.views),
         "teacher": {**job.teacher, **_teacher_section(experiment)},
-        "labels": _labels_section(spec_of(experiment.labels, dataset, known_features(experiment.teacher, job))),
+        "labels": _labels_section(known_spec(experiment, dataset, job)),
         "rows": len(dataset),
     }
     refuse_other_job(experiment.cache.path, job, job.model_copy(update=asked))

@@ -18,7 +18,8 @@ from pipeline import encodings, reductions
 from pipeline.datasets import Dataset
 from pipeline.encodings.blocks import Logits
 from pipeline.errors import TeacherError
-from pipeline.labels import LabelSpec
+from pipeline.features import CLASS
+from pipeline.labels import GradientSpec, LabelSpec
 from pipeline.seeds import seed_of
 from pipeline.sequences import TARGETS, refuse_other_tokenizer, there
 from pipeline.teachers import Teacher
@@ -108,8 +109,8 @@ class Pending:
             if self.back:
                 self.back.synchronize()
         if not self.record["storable"]:
-            if self.spec.features:
-                reductions.refuse(self.spec.features, self.record, self.batch.ids)
+            if self.spec.kept:
+                reductions.refuse(self.spec.kept, self.record, self.batch.ids)
             encodings.refuse(self.spec, self.logits_NC, self.batch.ids)
         return {name: tensor.numpy() for name, tensor in self.record.items() if name != "storable"} | {
             "sample_id": self.batch.ids,
@@ -172,7 +173,7 @@ class Labeller:
             sent = self.lane.send(inputs, told)
         return Loaded(ids, known, fingerprints(inputs), sent, view)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def launch(self, batch: Loaded) -> Pending:
         """Begin to label a batch. Of tokens, logits beyond the vocabulary are padding, and left out.
 
@@ -183,11 +184,17 @@ class Labeller:
                 samples with positions.
 
         """
+        with torch.inference_mode(self.spec.gradient is None):  # what is made in it is unfit for a graph
+            return self._launched(batch)
+
+    def _launched(self, batch: Loaded) -> Pending:
         inputs_NX, labels_N = batch.sent.received()
         logits_NC, inside = self._asked(inputs_NX)
         with explained(batch.ids):
             record = encodings.launch(drawn_anew(self.spec, batch.view), logits_NC, labels_N, batch.ids)
             storable = encodings.storable(record)
+            if self.spec.gradient is not None:
+                inside = inside | self._gradient(self.spec.gradient, inputs_NX, logits_NC, labels_N)
             if inside:
                 storable, record = storable & reductions.storable(inside), {**record, **inside}
             home, back = self.lane.fetch({**record, "storable": storable})
@@ -205,6 +212,15 @@ class Labeller:
         if self.spec.positions is None:
             return self.teacher.answer(inputs_NX), {}
         return self.teacher.answer_in_blocks(inputs_NX, self.spec.classes), {}
+
+    def _gradient(
+        self, spec: GradientSpec, inputs_NX: torch.Tensor, logits_NC: Logits, labels_N: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """What is kept of how the logits change with the input."""
+        assert isinstance(logits_NC, torch.Tensor), "they are deferred of samples with positions alone"
+        classes_N = labels_N if spec.of == "true" else logits_NC.argmax(dim=1)
+        found = reductions.stored(spec, self.teacher.gradient(inputs_NX, spec, classes_N))
+        return found | {CLASS: classes_N.to(torch.int32)} if spec.of == "top" else found
 
     def label(self, batch: Loaded) -> Block:
         """What the cache stores of a batch, waited for; refuses what `launch` and `Pending.result` refuse."""

@@ -41,6 +41,43 @@ class FeatureSpec:
     row_shape: tuple[int, ...]  # of what is kept of that
     seed: int = 0
 
+    @property
+    def array(self) -> str:
+        """The array that holds it."""
+        return f"feature_{self.name}"
+
+    @property
+    def what(self) -> str:
+        """What it is, in messages."""
+        return f"The feature {self.name!r} (of the module {self.module!r})"
+
+
+@dataclass(frozen=True)
+class GradientSpec:
+    """What is kept of how the teacher's logits change with the input that it is given."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    of: Literal["top", "true", "projections"]
+    dtype: DType
+    row_shape: tuple[int, ...]  # that of an input; of R projections, R of it
+    projections: int | None = None
+    seed: int = 0  # of the projections
+
+    @property
+    def array(self) -> str:
+        """The array that holds it."""
+        return "gradient"
+
+    @property
+    def what(self) -> str:
+        """What it is, in messages."""
+        return f'The gradient (teacher.gradients.of = "{self.of}")'
+
+
+Kept: TypeAlias = FeatureSpec | GradientSpec
+"""What is kept of a teacher besides its logits."""
+
 
 @dataclass(frozen=True)
 class LabelSpec:
@@ -58,6 +95,12 @@ class LabelSpec:
     seed: int = 0  # of what is sampled
     standardised: bool = False  # whether the sums of standardised logits are kept too
     features: tuple[FeatureSpec, ...] = ()  # what is kept besides the logits
+    gradient: GradientSpec | None = None
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """All that is kept besides the logits."""
+        return self.features if self.gradient is None else (*self.features, self.gradient)
 
 
 @dataclass(frozen=True)
@@ -93,16 +136,21 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Inside(Tensors):
-    """What a teacher's inside layers made of N samples, by the name of each, and of others to tell them from."""
+    """What a teacher's inside layers made of N samples, by the name of each, and of others to tell them from.
+
+    And how its logits change with the input: the derivative of one logit, or of R projections of all.
+    """
 
     features: dict[str, Tensor]  # [N, *row_shape] in float32
     others: dict[str, Tensor]  # [K, *row_shape]: of K samples of the cache, none of them among the N
     among: int  # how many there are in all
+    gradient: Tensor | None = None  # [N, *input], or [N, R, *input], in float32
+    classes_N: Tensor | None = None  # int64: whose logit that is of; -1 where there is none
 
     def map(self, change: Callable[[Any], Any]) -> Self:
         """The same with each tensor changed."""
         features, others = ({key: change(each) for key, each in part.items()} for part in (self.features, self.others))
-        return replace(self, features=features, others=others)
+        return replace(super().map(change), features=features, others=others)
 
 
 @dataclass(frozen=True)

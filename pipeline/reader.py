@@ -27,7 +27,7 @@ from pipeline.config import Student
 from pipeline.datasets import Dataset, ids_digest
 from pipeline.encodings.ids import four_bytes
 from pipeline.errors import ConfigError, CorruptError, DatasetError, MismatchError
-from pipeline.features import arrays
+from pipeline.features import CLASS, arrays
 from pipeline.labels import ArraySpec, Heard, Inside, LabelSpec, Tensors
 from pipeline.order import ViewOrder, Windows
 from pipeline.seeds import generator
@@ -84,24 +84,32 @@ class Reader(torch.utils.data.Dataset[Batch]):
         dataset: where inputs and true labels come from; `Viewed`, if the cache is of views.
         cache: where soft labels come from; None trains on true labels alone.
         features: which features of the teacher are read besides, each with how many other samples' for every batch.
+        gradients: whether the teacher's gradients are.
 
     Raises:
-        ConfigError: the cache has no such feature.
+        ConfigError: the cache has no such feature, or no gradients.
         MismatchError: the dataset has samples that the cache does not know.
 
     """
 
     def __init__(
-        self, dataset: Dataset, cache: LabelCache | None = None, features: Mapping[str, int] = MappingProxyType({})
+        self,
+        dataset: Dataset,
+        cache: LabelCache | None = None,
+        features: Mapping[str, int] = MappingProxyType({}),
+        *,
+        gradients: bool = False,
     ) -> None:
         self.dataset = viewed(dataset)
         self.cache = cache
-        self.features = dict(features)
+        self.features, self.gradients = dict(features), gradients
         self._places: Rows | None = None
         if cache is not None:
             self.spec = label_spec(cache)
-            # In the cache's own order a row is found where it is, and no index has to be held in memory.
             refuse_unknown(cache, self.spec, self.features)
+            if gradients:
+                refuse_without_gradients(cache, self.spec)
+            # In the cache's own order a row is found where it is, and no index has to be held in memory.
             self._places = None if _in_order(cache, dataset) else cache.rows_of(dataset.ids)
 
     def __len__(self) -> int:
@@ -188,17 +196,21 @@ class Reader(torch.utils.data.Dataset[Batch]):
         return encodings.decode(self.spec, stored)
 
     def inside(self, wanted: Rows) -> Inside | None:
-        """The features of rows, or views of rows, and those of others; None if none are asked for.
+        """The features and gradients of rows, or views of rows, and the features of others; None if none are asked for.
 
         The others are drawn by the names of the rows: the same for the same batch, whoever asks.
         """
-        if self.cache is None or not self.features:
+        if self.cache is None or not (self.features or self.gradients):
             return None
-        count = max(self.features.values())
+        count = max(self.features.values(), default=0)
         drawn = generator("others", crc32(wanted.tobytes())).integers(0, self.cached, 2 * count + 4 * wanted.size)
         others = drawn[~np.isin(drawn % len(self), wanted % len(self))][:count]
         found = self._features(wanted, self.features)
-        return Inside(found, self._features(others, {name for name, most in self.features.items() if most}), len(self))
+        told = Inside(found, self._features(others, {name for name, most in self.features.items() if most}), len(self))
+        if not self.gradients:
+            return told
+        gradient, classes_N = self._gradients(wanted)
+        return replace(told, gradient=gradient, classes_N=classes_N)
 
     def _features(self, wanted: Rows, features: Iterable[str]) -> dict[str, torch.Tensor]:
         assert self.cache is not None
@@ -206,6 +218,16 @@ class Reader(torch.utils.data.Dataset[Batch]):
         record = self.cache.gather(*self.in_cache(wanted), [array.name for array in arrays(specs)])
         stored = {name: torch.from_numpy(array) for name, array in record.items()}
         return {spec.name: reductions.decode(spec, stored) for spec in specs}
+
+    def _gradients(self, wanted: Rows) -> tuple[torch.Tensor, torch.Tensor | None]:
+        spec = self.spec.gradient
+        assert self.cache is not None and spec is not None, "a reader without is refused"  # noqa: PT018
+        whose = {"top": CLASS, "true": "label"}.get(spec.of)
+        names = {*(array.name for array in arrays([spec])), *([whose] if whose else [])}
+        record = self.cache.gather(*self.in_cache(wanted), sorted(names))
+        stored = {name: torch.from_numpy(array) for name, array in record.items()}
+        classes_N = stored[whose].to(torch.int64) if whose else None
+        return reductions.decode(spec, stored), classes_N
 
     @property
     def _cause(self) -> str:
@@ -276,7 +298,7 @@ def label_spec(cache: LabelCache) -> LabelSpec:
         encodings.check(spec)
     except (ValidationError, ConfigError) as error:
         raise CorruptError(f"{cache.place}: its job describes labels that cannot be read: {error}") from None
-    expected = (*ROW_ARRAYS, *encodings.arrays(spec), *arrays(spec.features))
+    expected = (*ROW_ARRAYS, *encodings.arrays(spec), *arrays(spec.kept))
     found = [_form(array) for array in cache.job.arrays]
     if found not in (list(map(_form, expected)), [_form(four_bytes(array)) for array in expected]):
         raise CorruptError(
@@ -296,6 +318,21 @@ def refuse_unknown(cache: LabelCache, spec: LabelSpec, features: Iterable[str]) 
                 f"{cache.place} has no feature {name!r} of its teacher. {hint}It has "
                 f"{', '.join(known) or 'none'}. Name one of these, or make a cache with it: [[teacher.features]]."
             )
+
+
+def refuse_without_gradients(cache: LabelCache, spec: LabelSpec) -> None:
+    """Raise ConfigError about a cache that does not have the teacher's gradients."""
+    if spec.gradient is not None:
+        return
+    if spec.positions is not None:
+        raise ConfigError(
+            f"{cache.place} is of samples of which each of {spec.positions} positions has an answer of its own, and "
+            "gradients are of samples that have one. Leave [students.NAME.gradients] out."
+        )
+    raise ConfigError(
+        f"{cache.place} has no gradients of its teacher, and a student asks for them. Make a cache with them: "
+        "[teacher.gradients]. Or leave [students.NAME.gradients] out."
+    )
 
 
 def _form(array: ArraySpec) -> tuple[str, str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""The output of a module to what a cache keeps of it, and back: pure, batched, on any device.
+"""The output of a module, or a gradient, to what a cache keeps of it, and back: pure, batched, on any device.
 
 Shape legend
     N  rows (samples)
@@ -20,8 +20,8 @@ from torch import Tensor
 from pipeline.encodings.refusals import samples
 from pipeline.encodings.rounding import LAST, TINY, codes
 from pipeline.errors import TeacherError
-from pipeline.features import PREFIX, SCALE
-from pipeline.labels import FeatureSpec
+from pipeline.features import SCALE
+from pipeline.labels import FeatureSpec, Kept
 from pipeline.seeds import generator
 
 SEQUENCE = 3
@@ -88,41 +88,45 @@ def reduced(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None = Non
 
 
 def encode(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None = None) -> dict[str, Tensor]:
-    """The arrays that are stored of a module's output. What float16 does not hold is infinite there.
+    """The arrays that are stored of a module's output: see `stored`."""
+    return stored(spec, reduced(spec, feature_NX, there_NL))
+
+
+def stored(spec: Kept, kept_NX: Tensor) -> dict[str, Tensor]:
+    """The arrays of what is kept, given in float32. What float16 does not hold is infinite there.
 
     In eight bits x = scale code, with codes from -127 to 127 and the scale a row: each x errs by at most half of
     max|x| / 127.
     """
-    kept_NX, name = reduced(spec, feature_NX, there_NL), PREFIX + spec.name
     if spec.dtype != "int8":
-        return {name: kept_NX.to(getattr(torch, spec.dtype))}
+        return {spec.array: kept_NX.to(getattr(torch, spec.dtype))}
     scale_N = (kept_NX.flatten(1).abs().amax(dim=1) * (1 / LAST)).clamp(min=TINY)
     steps_NX = kept_NX / scale_N.view(-1, *(1,) * (kept_NX.ndim - 1))
-    return {name: codes(steps_NX), name + SCALE: scale_N}
+    return {spec.array: codes(steps_NX), spec.array + SCALE: scale_N}
 
 
 def storable(record: Mapping[str, Tensor]) -> Tensor:
-    """Whether every feature of a batch can be stored: one boolean on its device."""
+    """Whether all that is kept of a batch can be stored: one boolean on its device."""
     floats = [array for array in record.values() if array.is_floating_point()]
     return torch.stack([array.isfinite().all() for array in floats]).all()
 
 
-def refuse(features: Sequence[FeatureSpec], record: Mapping[str, Tensor], ids_N: NDArray[np.int64]) -> None:
-    """Raise TeacherError about features that are not finite, or that float16 does not hold; nothing if all are."""
-    for spec in features:
-        array = record[PREFIX + spec.name + (SCALE if spec.dtype == "int8" else "")]
+def refuse(kept: Sequence[Kept], record: Mapping[str, Tensor], ids_N: NDArray[np.int64]) -> None:
+    """Raise TeacherError about what is not finite, or not held by float16; nothing if all is."""
+    for spec in kept:
+        array = record[spec.array + (SCALE if spec.dtype == "int8" else "")]
         broken_N = ~array.reshape(len(ids_N), -1).isfinite().all(dim=1)
         if broken_N.any():
             wider = ' or beyond float16: set its dtype = "float32",' if spec.dtype == "float16" else ":"
             raise TeacherError(
-                f"The feature {spec.name!r} (of the module {spec.module!r}) is NaN or infinite{wider} look at these "
+                f"{spec.what} is NaN or infinite{wider} look at these "
                 f'inputs, or run the teacher with precision = "float32". It is so for {samples(broken_N, ids_N)}.'
             )
 
 
-def decode(spec: FeatureSpec, record: Mapping[str, Tensor]) -> Tensor:
-    """What was stored of a feature, in float32: [N, *row_shape]."""
-    stored_NX = record[PREFIX + spec.name].to(torch.float32)
+def decode(spec: Kept, record: Mapping[str, Tensor]) -> Tensor:
+    """What was stored of a feature or a gradient, in float32: [N, *row_shape]."""
+    stored_NX = record[spec.array].to(torch.float32)
     if spec.dtype != "int8":
         return stored_NX
-    return stored_NX * record[PREFIX + spec.name + SCALE].view(-1, *(1,) * (stored_NX.ndim - 1))
+    return stored_NX * record[spec.array + SCALE].view(-1, *(1,) * (stored_NX.ndim - 1))

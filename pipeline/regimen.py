@@ -53,7 +53,12 @@ class Training(Settings):
         return {name: value for name, value in table.items() if name not in _LATER or value not in _LATER[name]}
 
 
-_LATER: dict[str, tuple[object, ...]] = {"decay": ("all",), "no_decay": ((), []), "hints": ((), [])}
+_LATER: dict[str, tuple[object, ...]] = {
+    "decay": ("all",),
+    "no_decay": ((), []),
+    "hints": ((), []),
+    "gradients": (None,),
+}
 
 
 class Finetune(Training):

@@ -131,6 +131,7 @@ def held_out(experiment: Experiment, classes: int | None) -> Experiment | None:
             "dataset": experiment.test.model_copy(update={"classes": experiment.test.classes or classes}),
             "test": None,
             "views": experiment.views.model_copy(update=views),
+            "teacher": experiment.teacher.model_copy(update={"gradients": None}),  # no one is tested on them
             "cache": experiment.cache.model_copy(update={"path": experiment.cache.test, "test": None}),
             "students": {},
         }

@@ -32,6 +32,7 @@ from pipeline.regimen import Training
 from pipeline.schedules import BEGIN, Progress
 from pipeline.seeds import seed_of
 from pipeline.sequences import refuse_other_tokenizer
+from pipeline.slopes import Slopes
 from pipeline.taps import tapped
 from pipeline.tutor import Tutor
 from pipeline.views import network_input, viewed
@@ -81,6 +82,7 @@ class Learner:
     judges: Mapping[int, Judge] = field(default_factory=dict)  # of its adversarial terms, by their place
     tutor: Tutor | None = None
     tutoring: torch.nn.Module | None = None  # the same, trained by all ranks
+    slopes: Slopes | None = None  # what it is told of its teacher's gradients
 
     @property
     def weights(self) -> Iterable[torch.nn.Parameter]:
@@ -174,6 +176,9 @@ def step(
     losses_R = loss(batch.answers(logits).float(), batch.labels_N, batch.soft)
     if learner.tutoring is not None:
         losses_R = losses_R + learner.tutoring(seen, batch.inside, progress)
+    if learner.slopes is not None and batch.inside is not None:
+        given = learner.input(batch.inputs_NX)
+        losses_R = losses_R + learner.slopes.told(learner.network, given, batch.inside, batch.labels_N, progress)
     mean = losses_R.sum() * (learner.ranks.world / (rows or max(1, len(losses_R))))
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.audit import Answers, ask_again
 from pipeline.config import Experiment
-from pipeline.job import job_of, known_features, spec_of
+from pipeline.job import job_of, known_spec
 from pipeline.reader import Reader
 from pipeline.sources import open_views
 from pipeline.store.mapped import LabelCache
@@ -29,7 +29,7 @@ def ask_teacher_again(path: Path | str, experiment: Experiment, rows: int, seed:
 
     """
     cache, dataset = LabelCache.open(path, settings=experiment.cache.copies), open_views(experiment)
-    spec = spec_of(experiment.labels, dataset, known_features(experiment.teacher, cache.job))
+    spec = known_spec(experiment, dataset, cache.job)
     refuse_other_job(path, cache.job, job_of(experiment, dataset, spec))
     report = verify(path)
     if report.exit_code:

@@ -101,8 +101,8 @@ class School:
         windows = self.reader.windows(student.window) if student.window else None
         views = self.reader.views(student)
         tested = self.test, self.test_cache
-        hints, heard = student.hints, hears(student)
-        return Lesson(network, told, student.soft, *tested, visible, windows, views, hints, heard)
+        inside, heard = (student.hints, student.gradients), hears(student)
+        return Lesson(network, told, student.soft, *tested, visible, windows, views, *inside, heard)
 
 
 def alone_in(experiment: Experiment, name: str, student: Student) -> str:

@@ -18,7 +18,7 @@ from pipeline.store.documents import Job
 from pipeline.store.layout import Shard, shard_file_bytes
 from pipeline.store.state import JOB, read_job, read_seal, refuse_lost_files
 from pipeline.store.writer import CacheWriter, human, missing_shards, require_space, standing
-from pipeline.teachers import Teacher, features_of, load_teacher
+from pipeline.teachers import Teacher, kept_of, load_teacher
 from pipeline.views import Viewed, viewed
 from stages.bars import bar, note
 from stages.hands import Hands, Here, crew_of
@@ -106,7 +106,7 @@ def asked(experiment: Experiment) -> Asked:
     dataset = open_views(experiment)
     if skipped := skipped_of(dataset):
         note(f"left out, as they cannot be decoded: {listed(skipped)}")
-    spec = spec_of(experiment.labels, dataset, features_of(experiment.teacher, dataset))
+    spec = spec_of(experiment.labels, dataset, *kept_of(experiment.teacher, dataset))
     job, there = job_of(experiment, dataset, spec), None
     with suppress(SoftLabelsError):  # whoever writes there says better what is wrong
         there = read_job(experiment.cache.path)

@@ -39,7 +39,8 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
     answers, known = open_test_cache(experiment, test), contents(experiment, dataset, test)
     with joined() as ranks:
         students = {name: experiment.students[name] for name in chosen}
-        reader = Reader(dataset, cache, features_for(students.values()))
+        slopes = any(student.gradients for student in students.values())
+        reader = Reader(dataset, cache, features_for(students.values()), gradients=slopes)
         school = School(experiment, dataset, test, answers, known, reader, runs, ranks)
         results = _train_all(school, students, restart=restart)
     return compare(results, cache, len(test or ()), runs)

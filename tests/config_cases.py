@@ -82,6 +82,7 @@ students = st.fixed_dictionaries(
         "true_labels": counts,
         "window": counts,
         "repeats": counts,
+        "gradients": st.fixed_dictionaries({}, optional={"weight": weights, "penalty": weights, "alpha": fractions}),
         "seeded": st.fixed_dictionaries(
             {"checkpoint": paths.map("{}.safetensors".format)},
             optional={"layers": st.sampled_from(["even", "first", "last", "mean"]), "widths": st.just("norm")},
@@ -118,6 +119,9 @@ experiments = st.fixed_dictionaries(
                 "device": devices,
                 "precision": precisions,
                 "channels_last": st.booleans(),
+                "gradients": st.fixed_dictionaries(
+                    {"of": st.just("projections"), "projections": counts}, optional={"seed": seeds}
+                ),
                 "fit": st.fixed_dictionaries({}, optional=training),
             },
         ),

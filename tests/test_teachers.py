@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.config import TeacherSettings, ViewSettings
 from pipeline.errors import ConfigError, TeacherError
+from pipeline.labels import GradientSpec
 from pipeline.models import build
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.weights import save_state
@@ -189,6 +190,15 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(caplog: pytest.LogCap
     np.testing.assert_array_equal(asked.logits(inputs).numpy(), (inputs[:, :2] - 128) / 64)
     assert network.batches == [11, 6, 3, 3, 5, 3, 2]
     assert "ran out of memory on a batch of 11: its halves are asked instead. teacher.batch_size = 5" in caplog.text
+
+
+def test_gradients_of_a_batch_that_does_not_fit_are_those_of_its_halves() -> None:
+    """Law: each row's is of its own class, by the normalised input; -1 has zeros."""
+    asked = Teacher(Hungry(3), torch.device("cpu"), TeacherSettings(model="own", checkpoint="none"), VIEWS)
+    classes = torch.tensor([0, 1, -1, 0, 1, -1, 1, 1, 0, 0, -1])
+    found = asked.gradient(torch.zeros(11, 4), GradientSpec("true", "float32", (4,)), classes)
+    expected = torch.eye(4)[classes.clamp(min=0)] * (classes >= 0)[:, None]
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_teacher_that_does_not_fit_with_one_input_is_refused() -> None:

@@ -20,7 +20,7 @@ import torch
 from pipeline.config import Experiment
 from pipeline.errors import ClusterError
 from pipeline.executors.inline import cuts, run_inline
-from pipeline.job import check_at_hand, known_features, spec_of
+from pipeline.job import check_at_hand, known_spec
 from pipeline.labeller import Labeller, Loaded, Pending
 from pipeline.provenance import figures, tools
 from pipeline.settings import Settings
@@ -184,9 +184,8 @@ class Desk:
         views = Viewed(dataset, experiment.views, self.readers)
         views.prove()
         teacher = load_teacher(experiment.teacher, experiment.views, views.input_shape, dataset.classes or 0)
-        known = known_features(experiment.teacher, job)
         reading = nullcontext() if self.readers > 1 else Lock()
-        return TurnByTurn(views, teacher, spec_of(experiment.labels, dataset, known), reading, Lock())
+        return TurnByTurn(views, teacher, known_spec(experiment, dataset, job), reading, Lock())
 
 
 _desks: dict[int, Desk] = {}

@@ -5,6 +5,7 @@ Shape legend: N rows, C classes, X the shape of one input.
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,11 +15,13 @@ from numpy.typing import NDArray
 from pipeline.config import Member, TeacherSettings, ViewSettings
 from pipeline.devices import autocast, pick_device, place
 from pipeline.encodings.blocks import Deferred, Logits
-from pipeline.errors import TeacherError
-from pipeline.labels import FeatureSpec
+from pipeline.errors import ConfigError, TeacherError
+from pipeline.gradients import TeacherGradients
+from pipeline.labels import FeatureSpec, GradientSpec
 from pipeline.models import build, count_parameters
 from pipeline.reductions import reduced
 from pipeline.sequences import there
+from pipeline.slopes import derivative
 from pipeline.taps import refuse_unknown, tapped, tensor_of
 from pipeline.teachers.ensemble import Ensemble
 from pipeline.views import Viewed, network_input
@@ -50,7 +53,6 @@ class Teacher:
         """
         return self.answer(torch.from_numpy(inputs_NX).to(self.device)).float()
 
-    @torch.inference_mode()
     def answer(self, inputs_NX: torch.Tensor) -> torch.Tensor:
         """The logits of a batch that is on the teacher's device, `[N, C]` or of sequences `[N, L, C]`.
 
@@ -64,9 +66,9 @@ class Teacher:
 
         """
         axes = (2, 3) if self.views.input == "tokens" else (2,)
-        return self._asked(self.network, inputs_NX, axes)
+        with self._unwatched():
+            return self._asked(self.network, inputs_NX, axes)
 
-    @torch.inference_mode()
     def answer_inside(
         self, inputs_NX: torch.Tensor, modules: Sequence[str]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -92,7 +94,43 @@ class Teacher:
             return answer
 
         axes = (2, 3) if self.views.input == "tokens" else (2,)
-        return self._asked(ask, inputs_NX, axes), {name: torch.cat(parts) for name, parts in found.items()}
+        with self._unwatched():
+            return self._asked(ask, inputs_NX, axes), {name: torch.cat(parts) for name, parts in found.items()}
+
+    def gradient(self, inputs_NX: torch.Tensor, spec: GradientSpec, classes_N: torch.Tensor) -> torch.Tensor:
+        """How the logits of a batch change with the input that the network is given, [N, *spec.row_shape] in float32.
+
+        It is asked by itself, in float32 and in memory for one backward pass, so that labels are what they are without.
+        Not inside `torch.inference_mode()`.
+
+        Args:
+            inputs_NX: on the teacher's device, before they are normalised.
+            spec: of which logits.
+            classes_N: whose, of one logit a row; -1 for zeros.
+
+        Raises:
+            TeacherError: the logits cannot be derived by the input; or as `answer`.
+
+        """
+        done = 0
+
+        def ask(inputs: torch.Tensor) -> torch.Tensor:
+            nonlocal done
+            try:
+                part = derivative(self.network, inputs, spec, classes_N[done : done + len(inputs)])
+            except ConfigError as error:
+                raise TeacherError(
+                    f"teacher.gradients: {self.settings.model} cannot give any. {error} If the network detaches "
+                    "or counts what it is given, leave [teacher.gradients] out, or name another teacher."
+                ) from None
+            done += len(inputs)
+            return part.flatten(1)
+
+        return self._asked(ask, inputs_NX, (2,)).reshape(len(inputs_NX), *spec.row_shape)
+
+    def _unwatched(self) -> AbstractContextManager[object]:
+        """Without a graph. In inference mode a network would make what it keeps for later unfit for one."""
+        return torch.inference_mode() if self.settings.gradients is None else torch.no_grad()
 
     @torch.inference_mode()
     def answer_in_blocks(self, inputs_N3L: torch.Tensor, classes: int) -> Logits:
@@ -179,28 +217,53 @@ def load_teacher(settings: TeacherSettings, views: ViewSettings, input_shape: tu
     return Teacher(network, device, settings, views)
 
 
-def features_of(settings: TeacherSettings, dataset: Viewed) -> tuple[FeatureSpec, ...]:
-    """The features that are asked of a teacher, with the shape of what is kept of each: one input tells.
+def kept_of(settings: TeacherSettings, dataset: Viewed) -> tuple[tuple[FeatureSpec, ...], GradientSpec | None]:
+    """What is asked of a teacher besides its logits, with the shape of what is kept of each: one input tells.
 
-    The network is built for it without its checkpoint, where any are asked for.
+    The network is built for it without its checkpoint, where anything is asked for.
 
     Raises:
-        ConfigError: it has no module of that name.
-        TeacherError: a module does not run, or gives no numbers.
+        ConfigError: it has no module of that name; or these samples have no gradients, or no true labels for them.
+        TeacherError: a module does not run, or gives no numbers; or the logits cannot be derived by the input.
 
     """
-    if not settings.features:
-        return ()
+    gradient = None if settings.gradients is None else _gradient(settings.gradients, dataset)
+    if not settings.features and gradient is None:
+        return (), None
     networks = [build(each.model, each.options, dataset.input_shape, dataset.classes or 0) for each in settings.asked]
     network = _mixed(settings, networks, dataset.classes or 0).eval()
     for number, each in enumerate(settings.features):
         refuse_unknown(f"teacher.features[{number}].module", network, each.module)
-    teacher = Teacher(network, torch.device("cpu"), settings, dataset.settings)
+    teacher = Teacher(network.requires_grad_(requires_grad=False), torch.device("cpu"), settings, dataset.settings)
     inputs_1X = torch.from_numpy(dataset.inputs(np.zeros(1, np.int64)))
+    if gradient is not None:
+        top = replace(gradient, of="top", projections=None, row_shape=dataset.input_shape)
+        teacher.gradient(inputs_1X, top, torch.zeros(1, dtype=torch.int64))
+    return _features(teacher, inputs_1X), gradient
+
+
+def _features(teacher: Teacher, inputs_1X: torch.Tensor) -> tuple[FeatureSpec, ...]:
+    settings = teacher.settings
+    if not settings.features:
+        return ()
     _, seen = teacher.answer_inside(inputs_1X, [each.module for each in settings.features])
-    there_1L = there(inputs_1X) if dataset.settings.input == "tokens" else None
+    there_1L = there(inputs_1X) if teacher.views.input == "tokens" else None
     specs = [each.spec(seen[each.module].shape[1:], (each.dimensions or 0,)) for each in settings.features]
     return tuple(replace(spec, row_shape=tuple(reduced(spec, seen[spec.module], there_1L).shape[1:])) for spec in specs)
+
+
+def _gradient(settings: TeacherGradients, dataset: Viewed) -> GradientSpec:
+    if dataset.settings.input == "tokens":
+        raise ConfigError(
+            "teacher.gradients: the inputs are ids of tokens, and have no derivatives; they are of inputs that are "
+            "numbers. Leave [teacher.gradients] out, or keep features ([[teacher.features]])."
+        )
+    if settings.of == "true" and dataset.labels is None:
+        raise ConfigError(
+            'teacher.gradients.of = "true": the samples have no true labels, which are asked for (mixed views have '
+            'none). Use of = "top", the largest logit, or "projections".'
+        )
+    return settings.spec(dataset.input_shape)
 
 
 def _mixed(settings: TeacherSettings, networks: list[torch.nn.Module], classes: int) -> torch.nn.Module:

@@ -50,3 +50,54 @@ class Huge(nn.Module):
         rows = inputs.flatten(1)
         self.inside(rows * torch.where(torch.arange(len(rows)) == 2, 1e6, 1.0)[:, None])
         return rows[:, :3]
+
+
+class Detached(nn.Module):
+    """Answers with what it does not let be derived by the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[N, 1, 4, 4] to [N, 3]."""
+        return self.linear(inputs.detach().flatten(1))
+
+
+class _Once(torch.autograd.Function):
+    """The identity, whose derivative has none."""
+
+    @staticmethod
+    def forward(_: object, inputs: Tensor) -> Tensor:
+        return inputs.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(_: object, gradient: Tensor) -> Tensor:
+        return gradient.clone()
+
+
+class Once(nn.Module):
+    """Can be derived once, and not again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[N, 1, 4, 4] to [N, 3]."""
+        return self.linear(_Once.apply(inputs.flatten(1)))
+
+
+class Keeping(nn.Module):
+    """Makes a table when it first answers, and keeps it; it writes into what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.table = nn.Linear(16, 3), None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[N, 1, 4, 4] to [N, 3]."""
+        if self.table is None:
+            self.table = torch.linspace(0.5, 1.5, 16)
+        return self.linear(inputs.flatten(1).mul_(self.table).tanh_())
