@@ -121,7 +121,7 @@ format: $(VENV)/ready-dev ## Put the code in the formatter's shape.
 	$(BIN)/python -m pip install --quiet --no-deps --target .torchvision --upgrade torchvision timm
 	@touch $@
 
-test: $(VENV)/ready-dev .torchvision/ready ## Run the tests (a quarter of an hour on two cores; JOBS=4: by so many processes).
+test: $(VENV)/ready-dev .torchvision/ready ## Run the tests (ten minutes on two cores; JOBS=4: by so many processes).
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 slow: $(VENV)/ready-dev .torchvision/ready ## Run the long tests too.
