@@ -34,7 +34,7 @@ from pipeline.seeds import seed_of
 from pipeline.slopes import slopes_of
 from pipeline.store.mapped import LabelCache
 from pipeline.training import Epoch, Learner, Loss, predictor, start, try_out
-from pipeline.tutor import refuse_untold, tutor_of
+from pipeline.tutor import refuse_few, refuse_untold, tutor_of
 from pipeline.views import viewed
 
 SAVE_SECONDS = 300.0  # the most that a kill costs, where an epoch takes longer
@@ -339,6 +339,7 @@ class _Pupil:
 def _seated(run: Run, lesson: Lesson, reader: Reader, steps: int, ranks: Ranks = ALONE) -> Learner:
     """A learner at its first step, tried out on a sample, with a tutor if it is given hints."""
     network, key = lesson.build(), f"students.{run.folder.parent.name}"
+    refuse_few(key, lesson.hints, len(reader), run.settings.batch_size)
     refuse_untold(key, lesson.hints, reader.dataset.positions, ranks.world)
     # By itself first, if more is tried out than its answer: ranks share each network once.
     apart = bool(lesson.hints) or lesson.gradients is not None

@@ -108,6 +108,8 @@ def names_apart(features: tuple[FeatureSettings, ...]) -> tuple[FeatureSettings,
     names = [each.name for each in features]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"two features are called {twice!r}: give each a name of its own")
+    if scale := next((name for name in names if name.endswith(SCALE)), None):
+        raise ValueError(f"the feature {scale!r} has a name that ends as arrays of scales do: call it otherwise")
     return features
 
 

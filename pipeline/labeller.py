@@ -189,7 +189,8 @@ class Labeller:
 
     def _launched(self, batch: Loaded) -> Pending:
         inputs_NX, labels_N = batch.sent.received()
-        logits_NC, inside = self._asked(inputs_NX)
+        with explained(batch.ids):
+            logits_NC, inside = self._asked(inputs_NX)
         with explained(batch.ids):
             record = encodings.launch(drawn_anew(self.spec, batch.view), logits_NC, labels_N, batch.ids)
             storable = encodings.storable(record)

@@ -198,13 +198,14 @@ class Reader(torch.utils.data.Dataset[Batch]):
     def inside(self, wanted: Rows) -> Inside | None:
         """The features and gradients of rows, or views of rows, and the features of others; None if none are asked for.
 
-        The others are drawn by the names of the rows: the same for the same batch, whoever asks.
+        The others are drawn by the names of the rows, in their first view: the same for the same batch, whoever asks,
+        and also once the cache has grown by views.
         """
         if self.cache is None or not (self.features or self.gradients):
             return None
         count = max(self.features.values(), default=0)
-        drawn = generator("others", crc32(wanted.tobytes())).integers(0, self.cached, 2 * count + 4 * wanted.size)
-        others = drawn[~np.isin(drawn % len(self), wanted % len(self))][:count]
+        drawn = generator("others", crc32(wanted.tobytes())).integers(0, len(self), 2 * count + 4 * wanted.size)
+        others = drawn[~np.isin(drawn, wanted % len(self))][:count]
         found = self._features(wanted, self.features)
         told = Inside(found, self._features(others, {name for name, most in self.features.items() if most}), len(self))
         if not self.gradients:

@@ -84,6 +84,13 @@ def reduced(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None = Non
             f"{list(spec.module_shape)} to the first: what is kept of it has one shape. Name another module, or have "
             "inputs of one size."
         )
+    length = None if there_NL is None or feature_NX.ndim != SEQUENCE else there_NL.shape[1]
+    if length not in {None, feature_NX.shape[1]} and spec.reduction != "none":
+        raise TeacherError(
+            f"The module {spec.module!r} answers {list(feature_NX.shape[1:])} to a sequence of {length} positions, and "
+            f'reduction = "{spec.reduction}" is of [positions, D]. Name another module, or keep all of it with '
+            'reduction = "none".'
+        )
     return REDUCTIONS[spec.reduction](spec, feature_NX.detach().float(), there_NL)
 
 

@@ -22,7 +22,9 @@ def tapped(network: nn.Module, modules: Sequence[str]) -> Iterator[dict[str, obj
 
     def tap(name: str) -> object:
         def keep(_: nn.Module, __: object, answer: object) -> None:
-            seen[name] = answer[0] if isinstance(answer, tuple | list) and answer else answer
+            first = answer[0] if isinstance(answer, tuple | list) and answer else answer
+            # A copy: what comes next may write into it, as ReLU(inplace=True) does.
+            seen[name] = first.clone() if isinstance(first, Tensor) else first
 
         return network.get_submodule(name).register_forward_hook(keep)
 

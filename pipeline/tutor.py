@@ -118,6 +118,17 @@ def tutor_of(
     return Tutor(key, hints, features, shapes)
 
 
+def refuse_few(key: str, hints: Sequence[Hint], samples: int, batch_size: int) -> None:
+    """Raise ConfigError where a batch leaves too few samples to tell it from."""
+    for place, hint in enumerate(hints):
+        if hint.contrasts and samples - batch_size < min(hint.negatives, samples // 2):
+            raise ConfigError(
+                f"{key}.hints[{place}]: a batch of {batch_size} leaves {max(0, samples - batch_size)} of {samples} "
+                f"samples, and {hint.loss} is to tell it from {hint.negatives} others. Set a smaller batch_size, "
+                "or fewer negatives."
+            )
+
+
 def refuse_untold(key: str, hints: Sequence[Hint], positions: int | None, world: int) -> None:
     """Raise ConfigError about hints that cannot be given to samples with positions, or to so many processes."""
     if hints and positions is not None:

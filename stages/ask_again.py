@@ -19,6 +19,9 @@ MISMATCH = 5
 NAMED = 5
 
 
+UNASKED = " Of its features and gradients, which this cache has too, it was not asked again."
+
+
 def ask_teacher_again(path: Path | str, experiment: Experiment, rows: int, seed: int) -> Report:
     """`verify`; and if all is whole, what the experiment's teacher says again of some rows. Exit code 5 if otherwise.
 
@@ -42,7 +45,7 @@ def ask_teacher_again(path: Path | str, experiment: Experiment, rows: int, seed:
     return replace(
         report,
         facts=facts,
-        text=f"{report.text}\n{_answered(answers)}",
+        text=f"{report.text}\n{_answered(answers)}{UNASKED if spec.kept else ''}",
         exit_code=MISMATCH if answers.strangers else 0,
     )
 

@@ -114,6 +114,38 @@ def test_of_a_language_model_no_more_than_a_block_of_logits_is_ever_there(
         np.testing.assert_allclose(record[name], array, atol=1e-5, err_msg=name)
 
 
+class Between(nn.Module):
+    """Has a layer between its halves; or halves of other shapes."""
+
+    def __init__(self, classes: int, *, odd: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.norm, self.head = nn.Embedding(classes, 8), nn.LayerNorm(8), nn.Linear(8, classes)
+        self.hidden = nn.Linear(8, 8) if odd else self.embedded
+
+    def embedded(self, tokens_N2L: torch.Tensor) -> torch.Tensor:
+        """[N, 2, L] to [N, L, 8]."""
+        embedded: torch.Tensor = self.embedding(tokens_N2L[:, 0])
+        return embedded
+
+    def forward(self, tokens_N2L: torch.Tensor) -> torch.Tensor:
+        """[N, 2, L] to [N, L, C]."""
+        logits: torch.Tensor = self.head(self.norm(3 * self.embedded(tokens_N2L)))
+        return logits
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_halves_that_do_not_make_the_networks_answer_are_not_asked(odd: bool) -> None:
+    """Law: labels are those of `forward`, whatever else a network calls `hidden` and `head`."""
+    classes, length = 30, 5
+    tokens = np.tile(np.arange(length, dtype=np.int32), (3, 3, 1))
+    teacher = Teacher(Between(classes, odd=odd).eval(), torch.device("cpu"), SETTINGS, ViewSettings(input="tokens"))
+    spec = LabelSpec("dense", classes, "float32", positions=length)
+    asker = Labeller(ArrayDataset(tokens, np.arange(3), None, classes), teacher, spec)
+    record = asker.label(asker.load(0, 3))
+    np.testing.assert_allclose(record["logits"], teacher.logits(tokens).numpy(), atol=1e-6)
+
+
 def test_a_dataset_without_labels_is_stored_as_unlabelled() -> None:
     """-1, and no target logit."""
     dataset = samples()

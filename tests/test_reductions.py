@@ -69,6 +69,14 @@ def test_a_projection_of_a_sequence_is_one_of_each_position() -> None:
     torch.testing.assert_close(kept[:, 1], alone)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "projection"])
+def test_what_is_no_sequence_of_vectors_is_not_taken_for_one(reduction: str) -> None:
+    """Law: channels are not averaged for positions."""
+    there = torch.ones(2, 24, dtype=torch.bool)
+    with pytest.raises(TeacherError, match=rf"'m' answers \[5, 24\] to a sequence of 24 .*\"{reduction}\" is of"):
+        reduced(spec(reduction, given=(5, 24), kept=(4,)), torch.zeros(2, 5, 24), there)
+
+
 def test_another_shape_than_the_first_inputs_is_refused() -> None:
     """Law: what is kept has one shape, so that a row is found by its place."""
     with pytest.raises(TeacherError, match=r"'m' answers \[4\] to a sample of this batch, and \[3\] to the first"):

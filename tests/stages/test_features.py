@@ -95,6 +95,7 @@ def test_other_features_are_another_job() -> None:
         ('{module = "2", name = "X y"}', 2, ("teacher.features.0.name",)),
         ('{module = "2", name = "x", reduction = "projection"}', 2, ("needs dimensions",)),
         ('{module = "2", name = "x", dimensions = 3}', 2, ("needs dimensions, the numbers to keep",)),
+        ('{module = "2", name = "x_scale"}', 2, ("ends as arrays of scales do",)),
         ('{module = "2", name = "x"}, {module = "1", name = "x"}', 2, ("two features are called 'x'",)),
     ],
 )
@@ -119,3 +120,24 @@ def test_a_module_that_gives_no_feature_is_named(model: str, table: str, said: s
     save_state(Path("nothing.safetensors"), getattr(own_insides, model)().state_dict())
     own = (f"teacher.model=own_insides:{model}", "teacher.options={}", "teacher.checkpoint=nothing.safetensors")
     run("generate", *own, features(table)).refuses(1, said)
+
+
+@pytest.mark.usefixtures("fitted")
+def test_what_is_written_over_later_is_kept_as_it_was() -> None:
+    """Law: a feature is what its module answered, also where the next layer works in place."""
+    torch.manual_seed(3)
+    save_state(Path("hasty.safetensors"), own_insides.Hasty().state_dict())
+    own = ("teacher.model=own_insides:Hasty", "teacher.options={}", "teacher.checkpoint=hasty.safetensors")
+    must("generate", *own, features('{module = "inside", name = "x"}'))
+    assert stored("feature_x").min() < 0
+    np.testing.assert_allclose(stored("logits"), stored("feature_x").clip(min=0), atol=1e-3)
+
+
+@pytest.mark.usefixtures("fitted")
+def test_a_teacher_asked_again_is_not_said_to_be_asked_about_its_features() -> None:
+    """Law: what was not looked at is named."""
+    must("generate", features(HIDDEN))
+    Path("e.toml").write_text(Path("e.toml").read_text().replace("[teacher]", f"[teacher]\n{features(HIDDEN)[8:]}"))
+    said = softlabels("verify", "cache", "--teacher", "e.toml")
+    assert said.code == 0
+    assert "Of its features and gradients, which this cache has too, it was not asked again" in said.out

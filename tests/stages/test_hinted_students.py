@@ -151,3 +151,12 @@ def test_ranks_refuse_what_compares_the_samples_of_a_batch() -> None:
         refuse_untold("students.a", [Hint(loss="cka", feature="f", module="m")], None, 2)
     with pytest.raises(ConfigError, match="each of 8 positions of a sample has an answer of its own"):
         refuse_untold("students.a", [Hint(loss="feature_mse", feature="f", module="m")], 8, 1)
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_batch_that_leaves_too_few_others_is_refused() -> None:
+    """Law: before the first step, naming what is too large."""
+    large = "students.distilled.batch_size=64"
+    run("train", asked(VECTOR), told("infonce", negatives=20), large, flags=("--student", "distilled")).refuses(
+        2, "students.distilled.hints[0]: a batch of 64 leaves 0 of 50 samples", "infonce is to tell it from 20 others"
+    )
