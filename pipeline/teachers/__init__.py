@@ -173,9 +173,7 @@ class Teacher:
                 self.found["halves"] = False
         return self.found["halves"]
 
-    def _asked(
-        self, ask: Callable[[torch.Tensor], torch.Tensor], inputs_NX: torch.Tensor, axes: tuple[int, ...]
-    ) -> torch.Tensor:
+    def _asked(self, ask: Ask, inputs_NX: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
         inputs = network_input(inputs_NX, self.views, channels_last=self.settings.channels_last)
         fits = True
         try:
@@ -206,9 +204,7 @@ class Teacher:
             )
         return answer
 
-    def _halves(
-        self, ask: Callable[[torch.Tensor], torch.Tensor], inputs_NX: torch.Tensor, axes: tuple[int, ...]
-    ) -> torch.Tensor:
+    def _halves(self, ask: Ask, inputs_NX: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
         _LOG.warning(
             "the teacher %s ran out of memory on a batch of %d: its halves are asked instead. teacher.batch_size = %d "
             "would be quicker.",

@@ -17,6 +17,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from own_networks import Echo, Patient
+from safetensors.torch import load_file
 
 from pipeline.seeds import generator
 from pipeline.weights import save_state
@@ -207,6 +208,16 @@ def snapshot(folder: Path) -> Snapshot:
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
+
+
+def assert_two_ranks_make(command: list[str], one: Path, two: Path) -> None:
+    """Law: a command under torchrun makes in its runs the student that one process made, but for the order of sums."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stages"]
+    done = subprocess.run([*torchrun, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected, found = (load_file(runs / "distilled/seed-0/student.safetensors") for runs in (one, two))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def untimed(figures: dict[str, object]) -> dict[str, object]:

@@ -3,8 +3,6 @@
 The teacher is asked here by itself, a sample at a time, by plain autograd.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import pytest
 import torch
 import zarr
 from safetensors.torch import load_file
-from stage_cases import CLASSES, ECHO, ROWS, images, must, run, softlabels, words
+from stage_cases import CLASSES, ECHO, ROWS, assert_two_ranks_make, images, must, run, softlabels, words
 from torch import Tensor
 
 from pipeline.config import load
@@ -210,18 +208,14 @@ def test_a_run_told_of_gradients_that_is_stopped_goes_on_to_the_same_weights(mon
     assert weights("stopped") == weights("straight")
 
 
-def test_ranks_share_a_student_told_of_gradients(fitted: Path) -> None:
+@pytest.mark.usefixtures("fitted")
+def test_ranks_share_a_student_told_of_gradients() -> None:
     """Law: two processes make of it what one does, but for the order of sums."""
     settings = (gradients(TOP), told(weight=0.5, penalty=0.1, alpha=1.0))
     must("generate", gradients(TOP))
     train(*settings, runs="one")
     command = words("train", settings, ("--student", "distilled", "--runs", "two"))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stages"]
-    done = subprocess.run([*torchrun, *command], cwd=fitted, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    one, two = (load_file(f"{runs}/distilled/seed-0/student.safetensors") for runs in ("one", "two"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
+    assert_two_ranks_make(command, Path("one"), Path("two"))
 
 
 @pytest.mark.usefixtures("fitted")

@@ -1,14 +1,11 @@
 """Students that are told of their teacher's inside: every loss, stopped and resumed, and refused where it cannot be."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
-from stage_cases import must, run, words
+from stage_cases import assert_two_ranks_make, must, run, words
 
 from pipeline.errors import ConfigError
 from pipeline.features import Hint
@@ -80,7 +77,16 @@ def test_maps_are_compared_with_maps_of_another_size_and_width(loss: str) -> Non
     small = ("students.distilled.model=cnn", "students.distilled.options={width = 4, depth = 2}")
     must("fit-teacher", *CNN)
     must("generate", *CNN, asked(MAPS))
-    must("train", *CNN, *small, asked(MAPS), told(loss, "4", negatives=8), flags=("--student", "distilled"))
+    must("train", *CNN, *small, asked(MAPS), flags=("--student", "distilled", "--runs", "plain"))
+    must(
+        "train",
+        *CNN,
+        *small,
+        asked(MAPS),
+        told(loss, "4", negatives=8),
+        flags=("--student", "distilled", "--runs", "h"),
+    )
+    assert weights("h") != weights("plain")
 
 
 @pytest.mark.usefixtures("cached")
@@ -132,16 +138,12 @@ def test_a_cache_without_features_gives_no_hints() -> None:
     )
 
 
-def test_ranks_share_the_tutor(cached: Path) -> None:
+@pytest.mark.usefixtures("cached")
+def test_ranks_share_the_tutor() -> None:
     """Law: two processes train the student and its regressor to what one does, but for the order of sums."""
     must("train", asked(VECTOR), told("feature_mse"), flags=("--student", "distilled", "--runs", "one"))
     command = words("train", (asked(VECTOR), told("feature_mse")), ("--student", "distilled", "--runs", "two"))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stages"]
-    done = subprocess.run([*torchrun, *command], cwd=cached, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    one, two = (load_file(f"{runs}/distilled/seed-0/student.safetensors") for runs in ("one", "two"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
+    assert_two_ranks_make(command, Path("one"), Path("two"))
 
 
 @pytest.mark.usefixtures("cached")
