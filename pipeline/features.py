@@ -16,7 +16,7 @@ from pipeline.settings import Settings
 
 SCALE, FILL = "_scale", -128
 CLASS = "gradient_class"  # the array that says whose logit a gradient is of
-Reduction: TypeAlias = Literal["none", "mean", "projection"]
+Reduction: TypeAlias = Literal["none", "mean", "projection", "attention"]
 
 
 class FeatureSettings(Settings):
@@ -31,7 +31,7 @@ class FeatureSettings(Settings):
     """What students call it, and the array in the store: small letters, digits and underscores."""
     reduction: Reduction = "mean"
     """`mean` over space, or over the positions of a sequence; `projection` to `dimensions` numbers by random signs;
-    `none` keeps all."""
+    `attention` of maps the one channel that attention transfer compares; `none` keeps all."""
     dimensions: PositiveInt | None = None
     """Of a projection, how many numbers are kept; of a sequence's, at each position."""
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0

@@ -21,11 +21,12 @@ from pipeline.encodings.refusals import samples
 from pipeline.encodings.rounding import LAST, TINY, codes
 from pipeline.errors import TeacherError
 from pipeline.features import SCALE
+from pipeline.hints.attention import attention_channel
 from pipeline.labels import FeatureSpec, Kept
 from pipeline.seeds import generator
 
-SEQUENCE = 3
-"""Axes of [N, L, D]."""
+SEQUENCE, MAP = 3, 4
+"""Axes of [N, L, D] and [N, A, height, width]."""
 
 
 def none(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -> Tensor:  # noqa: ARG001 - all are called alike
@@ -56,8 +57,23 @@ def projection(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -
     return rows_F @ _signs(spec.seed, spec.name, rows_F.shape[-1], spec.row_shape[-1]).to(rows_F.device)
 
 
+def attention(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -> Tensor:  # noqa: ARG001 - all are called alike
+    """Of maps [N, A, height, width] the root of the squares' sum over channels, [N, 1, height, width].
+
+    Raises:
+        TeacherError: it is no map.
+
+    """
+    if feature_NX.ndim != MAP:
+        raise TeacherError(
+            f"The module {spec.module!r} answers {list(feature_NX.shape[1:])} to a sample, and reduction = "
+            '"attention" is of maps [channels, height, width]. Name a convolutional layer, or another reduction.'
+        )
+    return attention_channel(feature_NX)
+
+
 REDUCTIONS: Mapping[str, Callable[[FeatureSpec, Tensor, Tensor | None], Tensor]] = MappingProxyType(
-    {"none": none, "mean": mean, "projection": projection}
+    {"none": none, "mean": mean, "projection": projection, "attention": attention}
 )
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import TeacherError
 from pipeline.features import arrays
+from pipeline.hints import attention_transfer
 from pipeline.labels import FeatureSpec
 from pipeline.reductions import decode, encode, reduced, refuse, storable
 
@@ -93,3 +94,13 @@ def test_what_cannot_be_stored_is_named_by_its_samples(dtype: str, said: str) ->
     assert not storable(record)
     with pytest.raises(TeacherError, match=rf"feature 'f' .*{said}.*2 of 3 samples \(ids 8, 9\)"):
         refuse([kept], record, np.array([7, 8, 9]))
+
+
+def test_one_channel_has_the_attention_of_all_and_only_maps_have_it() -> None:
+    """Law: attention transfer from what is kept is that from the maps, where the student's are as large."""
+    student_NX, teacher_NX = torch.randn(3, 2, 4, 4), torch.randn(3, 5, 4, 4)
+    kept_NX = reduced(spec("attention", given=(5, 4, 4), kept=(1, 4, 4)), teacher_NX)
+    assert kept_NX.shape == (3, 1, 4, 4)
+    torch.testing.assert_close(attention_transfer(student_NX, kept_NX), attention_transfer(student_NX, teacher_NX))
+    with pytest.raises(TeacherError, match=r'\'m\' answers \[5\] to a sample, and reduction = "attention" is of maps'):
+        reduced(spec("attention", given=(5,), kept=(5,)), teacher_NX[:, :, 0, 0])
