@@ -93,7 +93,8 @@ def content_of(source: Source, dataset: Dataset) -> str:
     """
     if not source.version:
         return f"sha256 {content_digest(viewed(dataset).dataset)}"
-    left_out = f" without {sorted(source.without)}" if source.without else ""
+    left_out = f" rows {list(source.rows)}" if source.rows else ""
+    left_out += f" without {sorted(source.without)}" if source.without else ""
     decoded = "".join(f" {key} {value}" for key, value in decoding(source).items())
     return f"version {source.version}{left_out}{decoded}"
 

@@ -31,6 +31,8 @@ class Source(Settings):
     """A declared version stands for the content, which is then not read through to be hashed."""
     without: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = ()
     """Classes whose samples are left out. The classes stay as they are, so a network still has a logit for each."""
+    rows: Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(gt=0)]], Field(strict=False)] | None = None
+    """From this sample on to before that one, as [0, 50000]: a part, such as a validation split. Left out, all."""
 
     def arguments(self) -> dict[str, object]:
         """The keywords of the kind itself."""

@@ -20,6 +20,7 @@ def open_source(source: AnySource) -> Dataset:
         classes=source.classes,
         class_names=source.class_names,
         without=source.without,
+        rows=source.rows,
     )
 
 

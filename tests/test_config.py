@@ -397,6 +397,7 @@ def test_no_file_whatsoever_raises_anything_else(tmp_path: Path, content: bytes)
         ("views.mean=-1e3", ("views", "mean"), -1000.0),
         ("teacher.options={a = {b = [true]}}", ("teacher", "options"), {"a": {"b": [True]}}),
         ("teacher.options.width=8", ("teacher", "options"), {"width": 8, "blocks": [1, 1, 1]}),
+        ("test.rows=[0, 100]", ("test", "rows"), (0, 100)),
         ("test.without=[2, 0]", ("test", "without"), (2, 0)),
         ("dataset.version=a=b", ("dataset", "version"), "a=b"),
         ("dataset.version=", ("dataset", "version"), ""),

@@ -323,6 +323,8 @@ def test_a_declared_version_stands_for_the_samples_that_are_left() -> None:
         content_of(Digits(kind="digits", version="1", without=without), dataset) for without in ((), (1, 2), (2, 1))
     }
     assert contents == {"version 1", "version 1 without [1, 2]"}
+    part = Digits(kind="digits", version="1", rows=(0, 2), without=(1,))
+    assert content_of(part, dataset) == "version 1 rows [0, 2] without [1]"
 
 
 def test_how_pictures_are_decoded_stands_beside_a_declared_version() -> None:

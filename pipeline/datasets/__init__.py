@@ -13,7 +13,7 @@ from pipeline.datasets.huggingface import from_huggingface
 from pipeline.datasets.idx import from_idx
 from pipeline.datasets.images import from_images
 from pipeline.datasets.npy import from_npy
-from pipeline.datasets.subset import leave_out
+from pipeline.datasets.subset import between, leave_out
 from pipeline.datasets.tokens import from_tokens
 from pipeline.datasets.webdataset import from_webdataset
 from pipeline.datasets.zarr_pair import from_zarr
@@ -41,20 +41,23 @@ def open_dataset(
     classes: int | None = None,
     class_names: tuple[str, ...] | None = None,
     without: tuple[int, ...] = (),
+    rows: tuple[int, int] | None = None,
 ) -> Dataset:
     """Open the dataset of a kind, or of the user's `package.module:callable`, and check that it holds together.
 
-    Samples of the classes in `without` are left out; the others keep their ids and their labels.
+    Samples of the classes in `without` are left out, and those outside `rows`, a start and a stop; the others keep
+    their ids and their labels.
 
     Raises:
         ConfigError: there is no such kind.
-        DatasetError: it cannot be read, or is not what it says it is (see `checked`), or these classes cannot be left
-            out.
+        DatasetError: it cannot be read, or is not what it says it is (see `checked`), or these classes or rows cannot
+            be left out.
 
     """
     name = f"{kind}({', '.join(f'{key}={value}' for key, value in arguments.items() if value is not None)})"
     source = from_factory(kind, arguments) if ":" in kind else _opener(kind)(**arguments)
-    dataset = checked(source, name, classes, class_names)
+    whole = checked(source, name, classes, class_names)
+    dataset = between(whole, *rows) if rows else whole
     return leave_out(dataset, without) if without else dataset
 
 

@@ -1,4 +1,4 @@
-"""Some samples of a dataset: the first of them, or all but those of some classes."""
+"""Some samples of a dataset: from one row to another, or all but those of some classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,11 +86,26 @@ class Subset:
 def head(dataset: Dataset, rows: int) -> Subset:
     """The first so many samples of a dataset that was opened by its kind."""
     assert isinstance(dataset, CheckedDataset | Subset)
-    labels = None if dataset.labels is None else dataset.labels[:rows]
-    return Subset(dataset, np.arange(rows), dataset.ids[:rows], labels)
+    return between(dataset, 0, rows)
 
 
-def leave_out(dataset: CheckedDataset, without: Sequence[int]) -> Subset:
+def between(dataset: CheckedDataset | Subset, start: int, stop: int) -> Subset:
+    """The samples from one row on to before another.
+
+    Raises:
+        DatasetError: there are no such rows.
+
+    """
+    if not 0 <= start < stop <= len(dataset):
+        raise DatasetError(
+            f"{dataset.name}: rows = [{start}, {stop}] is from one row on to before another, and there are "
+            f"{len(dataset):,}. Name a start below a stop, and a stop of at most {len(dataset)}."
+        )
+    labels = None if dataset.labels is None else dataset.labels[start:stop]
+    return Subset(dataset, np.arange(start, stop), dataset.ids[start:stop], labels)
+
+
+def leave_out(dataset: CheckedDataset | Subset, without: Sequence[int]) -> Subset:
     """The dataset without the samples of these classes; a sample that has no label stays.
 
     Raises:

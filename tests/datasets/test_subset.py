@@ -1,4 +1,4 @@
-"""Classes whose samples are left out."""
+"""Classes whose samples are left out, and rows."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pipeline.datasets import content_digest, ids_digest, open_dataset
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.datasets.checks import CheckedDataset, checked
-from pipeline.datasets.subset import leave_out
+from pipeline.datasets.subset import between, leave_out
 from pipeline.errors import DatasetError
 
 LABELS = np.array([0, 2, -1, 1, 2, 0])
@@ -79,3 +79,29 @@ def test_a_kind_of_dataset_is_opened_without_a_class() -> None:
     assert (sorted(set(dataset.labels.tolist())), dataset.classes) == ([0, 1, 2, 4, 5, 6, 7, 8, 9], 10)
     with pytest.raises(DatasetError, match=r"^digits\(part=test\): without names the class 10"):
         open_dataset("digits", {"part": "test"}, without=(10,))
+
+
+@given(st.integers(0, 5), st.integers(1, 6))
+def test_a_part_is_what_is_between_two_rows(start: int, stop: int) -> None:
+    """Law: a split into parts has each sample once; ids, labels and inputs are the whole's; what is no part is none."""
+    if start >= stop:
+        with pytest.raises(DatasetError, match=rf"^toy: rows = \[{start}, {stop}\] is from one row on .* there are 6"):
+            between(opened(), start, stop)
+        return
+    part, rest = between(opened(), start, stop), slice(start, stop)
+    np.testing.assert_array_equal(part.inputs(np.arange(stop - start)), SIX.array[rest], strict=True)
+    np.testing.assert_array_equal(part.ids, SIX.ids[rest], strict=True)
+    np.testing.assert_array_equal(part.labels, LABELS[rest], strict=True)
+    assert part.classes == 3
+
+
+def test_rows_are_counted_before_classes_are_left_out() -> None:
+    """Law: a part is of the source, whatever is left out of it; a stop beyond the end is refused."""
+    part = open_dataset("digits", {"part": "test"}, rows=(100, 200))
+    both = open_dataset("digits", {"part": "test"}, rows=(100, 200), without=(3,))
+    assert part.labels is not None
+    np.testing.assert_array_equal(both.ids, part.ids[part.labels != 3])
+    with pytest.raises(
+        DatasetError, match=r"rows = \[0, 400\] .*there are 359\. Name a start below a stop, and a stop"
+    ):
+        open_dataset("digits", {"part": "test"}, rows=(0, 400))
