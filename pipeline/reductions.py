@@ -51,7 +51,8 @@ def projection(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -
     """The row, or of a dataset of sequences each position's vector, times random signs over sqrt(D): [N, D], [N, L, D].
 
     Squared distances and products keep their expectation (Achlioptas 2003, "Database-friendly random projections",
-    J. Comput. Syst. Sci. 66, theorem 1.1): with D numbers, a distance is off by about sqrt(2 / D) of itself.
+    J. Comput. Syst. Sci. 66): with D numbers, a squared distance has a standard deviation of sqrt(2 / D) of itself at
+    most, and a distance about half of that.
     """
     rows_F = feature_NX if there_NL is not None and feature_NX.ndim == SEQUENCE else feature_NX.flatten(1)
     return rows_F @ _signs(spec.seed, spec.name, rows_F.shape[-1], spec.row_shape[-1]).to(rows_F.device)

@@ -25,7 +25,8 @@ class Shuffle:
     """A bijection of 0 … size - 1 that a seed picks.
 
     A Feistel network over Z_a x Z_b, the smallest such rectangle with room for all, whose few surplus places are walked
-    out of. Source: Black and Rogaway, «Ciphers with Arbitrary Finite Domains», 2002, section 5 and method 2.
+    out of. Source: Black and Rogaway, «Ciphers with Arbitrary Finite Domains», 2002: their generalised Feistel cipher,
+    with cycle walking.
 
     >>> sorted(Shuffle(10, seed=3)(np.arange(10)).tolist())
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]

@@ -74,8 +74,8 @@ def _directions(projections: int, classes: int, seed: int, device: torch.device)
 class Slopes:
     """What a student is told of its teacher's derivatives.
 
-    Czarnecki et al. (2017), "Sobolev Training for Neural Networks", arXiv 1706.04859, equation 1; of one logit as in
-    Srinivas and Fleuret (2018), "Knowledge Transfer with Jacobian Matching", arXiv 1803.00443.
+    Czarnecki et al. (2017), "Sobolev Training for Neural Networks", arXiv 1706.04859, to the first order; of one logit
+    as in Srinivas and Fleuret (2018), "Knowledge Transfer with Jacobian Matching", arXiv 1803.00443.
     """
 
     settings: StudentGradients

@@ -116,9 +116,9 @@ class Ranking:
     """The area under the ROC curve of each class against the rest, from histograms of log odds.
 
     The probability that a row of a class is given more of it than a row of another class, a tie counting half (Hanley
-    and McNeil 1982, Radiology 143(1), section "The meaning of the area under an ROC curve"). Ties are rows of one bin:
-    1,024 bins of log p/(1-p), each an eighth wide, from -92 to 36. So the error is at most half the share of pairs that
-    meet in a bin.
+    and McNeil 1982, "The meaning and use of the area under a receiver operating characteristic (ROC) curve", Radiology
+    143(1)). Ties are rows of one bin: 1,024 bins of log p/(1-p), each an eighth wide, from -92 to 36. So the error is
+    at most half the share of pairs that meet in a bin.
 
     Why not torchmetrics' MulticlassAUROC: to take no memory for rows, it compares every probability with every
     threshold, which took 18 s for 1,024 rows of 1,000 classes and 200 thresholds on two cores; evenly spaced ones do

@@ -55,7 +55,8 @@ def seeds_of(purpose: str, seed: int, ids_N: NDArray[np.int64], device: torch.de
 def random_bits(seeds_N: Tensor, count: int) -> Tensor:
     """So many numbers of 62 random bits for each seed, [N, count], the same on every device.
 
-    SplitMix64: Steele, Lea and Flood (2014), "Fast splittable pseudorandom number generators", figure 16.
+    SplitMix64: Steele, Lea and Flood (2014), "Fast splittable pseudorandom number generators", with their
+    mix64variant13.
     """
     steps = torch.arange(1, count + 1, device=seeds_N.device)
     mixed = seeds_N[:, None] + steps * _GOLDEN
@@ -103,8 +104,8 @@ def threshold_sample(blocks: Sequence[Callable[[], Tensor]], budget: int, exact:
 
     No class comes twice, and the weights sum to the sum of all p exactly: tau = (p of the others) / (number drawn), an
     integer number. Each weight has the expectation p. Of all unbiased weights of so many ids in expectation, those of a
-    threshold have the least sum of variances (Duffield, Lund and Thorup 2007, "Priority sampling for estimation of
-    arbitrary subset sums", J. ACM 54(6), section 2.2; systematic sampling: Madow 1949, Ann. Math. Stat. 20, 333).
+    threshold have the least sum of variances (see Duffield, Lund and Thorup 2007, "Priority sampling for estimation of
+    arbitrary subset sums", J. ACM 54(6); systematic sampling: Madow 1949, Ann. Math. Stat. 20, 333).
 
     A record may come in several blocks, each made twice: once to see which are exact, once to draw from the others.
     What is drawn does not depend on how it is cut.

@@ -4,7 +4,7 @@ count / k has the expectation p for every class. The counts are exact, in room f
 frequent ones alone, as the public re-implementation does, is biased again. Not for a cache of one's own: `sampled` has
 a fraction of the variance at as many ids, for a likely class is then not drawn at all, but known.
 
-Anshumann et al. (2025), "Sparse Logit Sampling: Accelerating Knowledge Distillation in LLMs", arXiv 2503.16870, sec. 4.
+Anshumann et al. (2025), "Sparse Logit Sampling: Accelerating Knowledge Distillation in LLMs", arXiv 2503.16870.
 
 Shape legend
     N  rows (samples)

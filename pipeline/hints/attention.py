@@ -21,8 +21,9 @@ MAP_AXES = 4
 def attention_transfer(student_NCHW: Tensor, teacher_NCHW: Tensor) -> Tensor:
     """||Q / ||Q|| - Q' / ||Q'|| ||^2 a row, 0 to 2, [N], for Q = sum over channels of a^2 at every place.
 
-    Zagoruyko and Komodakis (2017), "Paying More Attention to Attention", arXiv 1612.03928, section 3.1. Their equation
-    2 has the norm itself and their code its square over the number of places; this is the square, a sum.
+    Zagoruyko and Komodakis (2017), "Paying More Attention to Attention", arXiv 1612.03928: transfer by activations,
+    with p = 2. They write the norm itself, and their code has its square over the number of places; this is the square,
+    a sum.
 
     The larger of two maps of different sizes is brought to the other's by adaptive average pooling of its channels,
     each axis by itself. It sees neither a scale of a row nor a rotation of the channels. A map of zeros looks nowhere:

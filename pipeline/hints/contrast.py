@@ -33,8 +33,8 @@ def infonce(
     """-log(exp(c / T) / (exp(c / T) + sum_k exp(c_k / T))) in nats a row, [N], for cosines with teacher's features.
 
     c is that with the same sample's, c_k that with a negative. Van den Oord et al. (2018), "Representation Learning
-    with Contrastive Predictive Coding", arXiv 1807.03748, equation 4. It is at least 0, log(K + 1) where all cosines
-    are equal, and not zero where student and teacher are.
+    with Contrastive Predictive Coding", arXiv 1807.03748, equation 4, of a learned bilinear form in place of c / T. It
+    is at least 0, log(K + 1) where all cosines are equal, and not zero where student and teacher are.
 
     Args:
         student_ND: the student's features.
@@ -65,11 +65,11 @@ def crd(
 ) -> Tensor:
     """-log h - sum_k log(1 - h_k) in nats a row, [N], for h = exp(c / T) / (exp(c / T) + K / M) of cosines c, c_k.
 
-    Tian et al. (2020), "Contrastive Representation Distillation", arXiv 1910.10699, equations 17 to 19, where K is
+    Tian et al. (2020), "Contrastive Representation Distillation", arXiv 1910.10699, equations 18 and 19, where K is
     called N. Their code keeps a memory of both sides' features of all samples; here the cache is the memory, and holds
     the teacher's alone: so there is the student as anchor, and not the second, mirrored term. Nor is the teacher's
     feature embedded, for it stands still; the student's regressor is the embedding. Their code also divides exp(c / T)
-    by its mean over the first batch, which this does not.
+    by M times its mean over the first batch, which neither equation nor this does.
 
     It is positive, and not zero where student and teacher are equal. h = 1/2 where exp(c / T) = K / M. Not for a few
     negatives: see `infonce`.

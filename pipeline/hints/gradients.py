@@ -30,8 +30,8 @@ def input_gradient(
 ) -> Tensor:
     """The derivative of one logit of each row by the input, of the shape of the inputs.
 
-    Srinivas and Fleuret (2018), "Knowledge Transfer with Jacobian Matching", arXiv 1803.00443, who match that of
-    the teacher's largest logit. The graph of the logits stays, for the loss that they are for.
+    What Srinivas and Fleuret (2018), "Knowledge Transfer with Jacobian Matching", arXiv 1803.00443, match in place of
+    the whole Jacobian. The graph of the logits stays, for the loss that they are for.
 
     Args:
         logits_NC: made of the inputs.
@@ -55,9 +55,9 @@ def projected_jacobian(
 ) -> Tensor:
     """v_r . J for each projection v_r of the logits and the Jacobian J of each row, [N, R, *input].
 
-    Czarnecki et al. (2017), "Sobolev Training for Neural Networks", arXiv 1706.04859, section 2: with random v, the
-    expected squared difference goes as that of the whole Jacobians, for R backward passes instead of C. Student and
-    teacher need the same projections: see `random_projections`.
+    The stochastic form of Czarnecki et al. (2017), "Sobolev Training for Neural Networks", arXiv 1706.04859: with
+    random v, the expected squared difference goes as that of the whole Jacobians, for R backward passes instead of C.
+    Student and teacher need the same projections: see `random_projections`.
 
     Raises:
         ConfigError: the inputs have no derivatives, the logits are not [N, C] or were not made of them, or the
@@ -78,7 +78,7 @@ def projected_jacobian(
 def random_projections(projections: int, classes: int, seed: int) -> Tensor:
     """Directions drawn evenly from the sphere, [R, C] in float32, each of length 1; the same on every machine.
 
-    As in Czarnecki et al. (2017), section 2. E ||v . J||^2 = ||J||_F^2 / C.
+    As in Czarnecki et al. (2017), arXiv 1706.04859. E ||v . J||^2 = ||J||_F^2 / C.
     """
     drawn_RC = generator("projections", seed, projections, classes).standard_normal((projections, classes))
     directions_RC = torch.from_numpy(drawn_RC)
@@ -89,9 +89,10 @@ def random_projections(projections: int, classes: int, seed: int) -> Tensor:
 def gradient_matching(student_NX: Tensor, teacher_NX: Tensor) -> Tensor:
     """Sum over elements of (g - g')^2 a row, [N], for derivatives of any axes after the first.
 
-    The second term of Czarnecki et al. (2017), arXiv 1706.04859, equation 1, and of Srinivas and Fleuret (2018), arXiv
-    1803.00443, who first bring both to length 1. Of R projections it is their sum: a weight of 1 / R makes
-    it their mean. In inputs of another unit it has another size: it goes as 1 / unit^2.
+    The term of first derivatives of Czarnecki et al. (2017), arXiv 1706.04859; of all logits it is what small Gaussian
+    noise in the inputs adds to their squared error, over its variance (Srinivas and Fleuret 2018, arXiv 1803.00443,
+    proposition 1). Of R projections it is their sum: a weight of 1 / R makes it their mean. In inputs of another unit
+    it has another size: it goes as 1 / unit^2.
 
     Raises:
         ConfigError: the shapes differ.
@@ -104,9 +105,10 @@ def gradient_matching(student_NX: Tensor, teacher_NX: Tensor) -> Tensor:
 def gradient_penalty(student_NX: Tensor, alpha: float | Tensor = 0.0) -> Tensor:
     """(||g|| - alpha)^2 a row, [N]: how steep, not which way.
 
-    With alpha = 0, Drucker and Le Cun (1992), "Improving Generalization Performance Using Double Backpropagation"; with
-    1, Gulrajani et al. (2017), arXiv 1704.00028, equation 3; with [N] norms of a teacher's, four bytes a row of cache.
-    At g = 0 it has the value alpha^2 and no gradient: which way to be steeper is not known.
+    With alpha = 0 the penalty of Drucker and Le Cun (1992), "Improving Generalization Performance Using Double
+    Backpropagation", there of the loss's derivative; with 1, Gulrajani et al. (2017), arXiv 1704.00028, equation 3,
+    there of a critic's at points between samples; with [N] norms of a teacher's, four bytes a row of cache. At g = 0 it
+    has the value alpha^2 and no gradient: which way to be steeper is not known.
     """
     norms_N: Tensor = vector_norm(flat(at_least_float32(student_NX)), dim=1)
     return (norms_N - alpha).square()

@@ -20,8 +20,8 @@ from pipeline.hints.rows import equal_shapes, squared_distance, unit, without_di
 def feature_mse(student_NX: Tensor, teacher_NX: Tensor) -> Tensor:
     """Mean over elements of (s - t)^2 a row, [N].
 
-    Romero et al. (2015), "FitNets: Hints for Thin Deep Nets", arXiv 1412.6550, equation 3, which has half of the sum in
-    place of the mean. Not for a teacher whose few large elements say little: they are most of the sum.
+    The loss on hints of Romero et al. (2015), "FitNets: Hints for Thin Deep Nets", arXiv 1412.6550, which has half of
+    the sum in place of the mean. Not for a teacher whose few large elements say little: they are most of the sum.
 
     Raises:
         ConfigError: the shapes differ.

@@ -22,11 +22,11 @@ MAP = 3
 
 
 class Regressor(nn.Module):
-    """A student's feature brought to the teacher's shape, linearly. Romero et al. (2015), arXiv 1412.6550, section 2.2.
+    """A student's feature brought to the teacher's shape, linearly.
 
-    A linear layer on the last axis of [N, D] and [N, L, D]; on [N, C, H, W] a convolution of 1 x 1, and adaptive
-    average pooling where the sizes differ. (The paper's convolution is as large as the sizes differ, with more
-    weights.) Its initial weights are torch's, under its seed.
+    The regressor of Romero et al. (2015), arXiv 1412.6550. A linear layer on the last axis of [N, D] and [N, L, D]; on
+    [N, C, H, W] a convolution of 1 x 1, and adaptive average pooling where the sizes differ. (The paper's convolution
+    is as large as the sizes differ, with more weights.) Its initial weights are torch's, under its seed.
     """
 
     def __init__(self, student_shape: Sequence[int], teacher_shape: Sequence[int]) -> None:

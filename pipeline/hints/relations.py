@@ -24,8 +24,7 @@ def rkd_distance(student_NX: Tensor, teacher_NY: Tensor) -> Tensor:
 
     Here d_ij = ||t_i - t_j||, its mean over all pairs of two rows, d' the student's, and huber(x) = x^2 / 2 up to 1,
     |x| - 1/2 beyond. Park et al. (2019), "Relational Knowledge Distillation", arXiv 1904.05068, section 3.2.1; the
-    mean of the rows is their sum over the N (N - 1) ordered pairs as a mean. (The authors' code divides by N^2, and
-    leaves pairs at no distance out of the mean of distances.)
+    mean of the rows is their sum over the N (N - 1) ordered pairs as a mean. (The authors' code divides by N^2.)
 
     It sees neither a shift, a rotation nor a scale of all rows. Where all rows are equal, all relative distances are 0,
     and so is the gradient there: a student that gives one answer needs another term to get away from it.
@@ -44,7 +43,7 @@ def rkd_angle(student_NX: Tensor, teacher_NY: Tensor) -> Tensor:
 
     The angle at j between the ways to i and to k, all three different. Park et al. (2019), arXiv 1904.05068, section
     3.2.2; a triple counts for the row at its vertex, and the mean of the rows is the paper's sum over the
-    N (N - 1) (N - 2) triples as a mean.
+    N (N - 1) (N - 2) triples as a mean. (The authors' code divides by N^3.)
 
     It sees neither a shift, a rotation nor a scale of all rows. Two equal rows have no way between them: its cosine
     with any other is 0. It holds [N, N, X] and [N, N, N] numbers: not for batches of more than a few hundred rows.
@@ -63,7 +62,7 @@ def rkd_angle(student_NX: Tensor, teacher_NY: Tensor) -> Tensor:
 def similarity_preserving(student_NX: Tensor, teacher_NY: Tensor) -> Tensor:
     """Mean over rows j of (G_ij - G'_ij)^2 a row i, [N], G the rows' products t_i . t_j, each row of it at length 1.
 
-    Tung and Mori (2019), "Similarity-Preserving Knowledge Distillation", arXiv 1907.09682, section 3: the mean of
+    Tung and Mori (2019), "Similarity-Preserving Knowledge Distillation", arXiv 1907.09682, equation 4: the mean of
     the rows is their ||G - G'||_F^2 / N^2. A row has 4 / N at most, so it needs a large weight (the paper has 3000).
 
     It sees neither a rotation nor a scale of all rows; but a shift, unlike the others here. A row of zeros has zeros in

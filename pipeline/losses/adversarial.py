@@ -1,8 +1,8 @@
 """What a discriminator of logits is told, and what a student is told by it.
 
 A discriminator answers logits with a verdict: how much they look like the teacher's, and of which class they are (Xu et
-al. 2018, arXiv 1709.00513, section 3: a conditional adversarial network). Not for sparse labels: a row of which only a
-part was kept looks like no student's.
+al. 2018, arXiv 1709.00513: a conditional adversarial network). Not for sparse labels: a row of which only a part was
+kept looks like no student's.
 
 Shape legend
     N  rows (samples)

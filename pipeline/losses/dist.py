@@ -21,7 +21,7 @@ def dist(
 
     rho is Pearson's correlation: of a row's probabilities p_n over classes (inter-class), and of a class's p_c over the
     batch (intra-class), so the second term is one number, the same for each row. Huang et al. (2022), "Knowledge
-    Distillation from A Stronger Teacher", arXiv 2205.10536, section 3.
+    Distillation from A Stronger Teacher", arXiv 2205.10536. The factor T^2 of their code is the caller's.
 
     As in the authors' code, 1e-8 is added to the product of norms: constant probabilities, which have no correlation,
     count as uncorrelated (rho = 0), and so nearly do those that vary by less than 1e-4. Not for thousands of classes at

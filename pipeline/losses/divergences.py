@@ -52,7 +52,7 @@ def soft_cross_entropy(student_logits_NC: Tensor, labels: SoftLabels, temperatur
 def reverse_kl(student_logits_NC: Tensor, labels: SoftLabels, temperature: float) -> Tensor:
     """KL(q_T || p_T) = sum q_T (log q_T - log p_T) in nats a row, [N]: what the teacher rules out weighs most.
 
-    Gu et al. (2024), "MiniLLM", arXiv 2306.08543, section 2.1.
+    Gu et al. (2024), "MiniLLM", arXiv 2306.08543, section 2.1, there of whole answers that the student draws.
 
     The log of the ghost's probability counts as often as the student thinks of it, and is known as well as a float32
     knows 1 - (kept mass): not for sparse labels that leave less than 1e-5 out, unless to a first class that takes it
@@ -70,7 +70,7 @@ def jsd(student_logits_NC: Tensor, labels: SoftLabels, temperature: float, beta:
     """Beta KL(p_T || m) + (1 - beta) KL(q_T || m), m = beta p_T + (1 - beta) q_T, in nats a row, [N].
 
     The generalised Jensen-Shannon divergence of Agarwal et al. (2024), "On-Policy Distillation of Language Models",
-    arXiv 2306.13649, section 2. It is at most H(beta) <= log 2. Divided by beta it goes to KL(p_T || q_T) as beta goes
+    arXiv 2306.13649. It is at most H(beta) <= log 2. Divided by beta it goes to KL(p_T || q_T) as beta goes
     to 0, divided by 1 - beta to KL(q_T || p_T) as beta goes to 1.
 
     Raises:
@@ -91,7 +91,7 @@ def jsd(student_logits_NC: Tensor, labels: SoftLabels, temperature: float, beta:
 def skew_kl(student_logits_NC: Tensor, labels: SoftLabels, temperature: float, skew: float = 0.1) -> Tensor:
     """KL(p_T || skew p_T + (1 - skew) q_T) in nats a row, [N]: at most -log skew, whatever the student rules out.
 
-    Ko et al. (2024), "DistiLLM", arXiv 2402.03898, section 3.1. Their skew reverse KL is not offered.
+    The skew KL of Ko et al. (2024), "DistiLLM", arXiv 2402.03898. Their skew reverse KL is not offered.
 
     Raises:
         ConfigError: skew is not between 0 and 1; the labels do not know this temperature, have another number of
@@ -110,8 +110,8 @@ def skew_kl(student_logits_NC: Tensor, labels: SoftLabels, temperature: float, s
 def total_variation(student_logits_NC: Tensor, labels: SoftLabels, temperature: float) -> Tensor:
     """Half of sum |p_T - q_T| a row, [N]: the largest difference in the probability of any set of classes, 0 to 1.
 
-    Wen et al. (2023), "f-Divergence Minimization for Sequence-Level Knowledge Distillation", arXiv 2307.15190,
-    section 3.
+    Among the losses of Wen et al. (2023), "f-Divergence Minimization for Sequence-Level Knowledge Distillation", arXiv
+    2307.15190, there of sequences.
 
     Raises:
         ConfigError: the labels do not know this temperature, have another number of classes, or are weights alone.

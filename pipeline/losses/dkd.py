@@ -28,8 +28,9 @@ def dkd(
     """Alpha KL(b || b') + beta KL(r || r') in nats a row, [N]; 0 without a label.
 
     Here b = (p_t, 1 - p_t) for the true class t, and r is the softmax over all others, both at T, of the teacher and of
-    the student (b', r'). Zhao et al. (2022), "Decoupled Knowledge Distillation", arXiv 2203.08679, equation 7. With
-    beta = alpha (1 - p_t) it would be alpha KL(p_T || q_T) (equation 6).
+    the student (b', r'). Zhao et al. (2022), "Decoupled Knowledge Distillation", arXiv 2203.08679. With
+    beta = alpha (1 - p_t) it would be alpha KL(p_T || q_T) (equation 6). Their code also multiplies both terms by T^2:
+    here the caller does.
 
     Of sparse labels the others are the kept classes and the ghost, without t: b is exact, and r has a lower bound of
     its term, equal to it when K = C. The true class is the one that the labels were made with: where it is not among

@@ -16,8 +16,8 @@ from pipeline.losses.logspace import at_least_float32
 def mse_logits(student_logits_NC: Tensor, labels: SoftLabels) -> Tensor:
     """Mean over classes of (z - z')^2 a row, [N], for z' the teacher's logits, both counted from the mean of their row.
 
-    Ba and Caruana (2014), arXiv 1312.6184, equation 1, but for the means: softmax does not see a shift, so a student
-    need not learn it. T^2 KL(p_T || q_T) goes to half of this as T grows (Hinton et al. 2015, arXiv 1503.02531,
+    As Ba and Caruana (2014), arXiv 1312.6184, but for the means and a factor: softmax does not see a shift, so a
+    student need not learn it. T^2 KL(p_T || q_T) goes to half of this as T grows (Hinton et al. 2015, arXiv 1503.02531,
     equation 4).
 
     Of sparse labels the kept classes are exact. The differences of all classes sum to zero, so those of the others sum

@@ -20,9 +20,9 @@ from pipeline.losses.logspace import at_least_float32
 def standardised(logits_NC: Tensor) -> Tensor:
     """(z - mean) / (std + 1e-7) a row, [N, C], with std over all C classes.
 
-    Sun et al. (2024), "Logit Standardization in Knowledge Distillation", arXiv 2403.01427, algorithm 1. The
-    deviation is the population's, as in the paper and in stored labels; the authors' code divides by C - 1 instead of
-    C, which is the same as a temperature sqrt(C / (C - 1)) times higher.
+    The Z-score of Sun et al. (2024), "Logit Standardization in Knowledge Distillation", arXiv 2403.01427. The deviation
+    is the population's, as in stored labels; the authors' code divides by C - 1 instead of C, which is the same as a
+    temperature sqrt(C / (C - 1)) times higher.
     """
     logits_NC = at_least_float32(logits_NC)
     counted_NC = logits_NC - logits_NC.mean(dim=1, keepdim=True)

@@ -30,13 +30,13 @@ def wkd(
 ) -> Tensor:
     """Transport W(r', r) - p_t log q_t a row, [N]; 0 without a label.
 
-    r and r' are the softmax over all classes but the true one t, at T, of teacher and student, and W the cost
-    sum_ij cost_ij flow_ij of the flow from r' to r that minimises it less regularisation times the flow's entropy
-    (Cuturi 2013, arXiv 1306.0895), by so many iterations of Sinkhorn from uniform scalings, with gradients through all
-    of them. WKD-L of Lv et al. (2024), "Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge
-    Distillation", arXiv 2412.08139, section 3.1, where `transport` is their lambda. The second term has no temperature,
-    as in the authors' code. Neither term is zero where student and teacher are equal: one is a cross-entropy, and
-    the entropy spreads the flow of the other.
+    r and r' are the softmax over all classes but the true one t, at T, of teacher and student, and W the cost sum_ij
+    cost_ij flow_ij of the flow from r' to r that minimises it less regularisation times the flow's entropy (Cuturi
+    2013, arXiv 1306.0895), by so many iterations of Sinkhorn from uniform scalings, with gradients through all of them.
+    WKD-L of Lv et al. (2024), "Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation",
+    arXiv 2412.08139, where `transport` is their lambda. As in the authors' code the first term has no factor T^2 and
+    the second no temperature. Neither is zero where student and teacher are equal: one is a cross-entropy, and the
+    entropy spreads the flow of the other.
 
     `cost_CC` is not negative and about 1 at most, as from `class_cost`: beyond 700 times the regularisation nothing
     flows. In float64, whose exponents the scalings need, and as [N, C] by [C, C] products: never [N, C, C].
@@ -70,7 +70,7 @@ def class_cost(prototypes_CD: Tensor, sharpness: float = 1.0) -> Tensor:
     """1 - exp(-sharpness (1 - cosine)) of the prototypes of each pair of classes, [C, C], zero of a class with itself.
 
     A prototype is what stands for a class: its row of the teacher's last weight matrix, as the authors' code has it
-    under "fc". The paper's own choice (arXiv 2412.08139, section 3.1) measures similarity by the centred kernel
+    under "fc". The paper's own choice (arXiv 2412.08139) measures similarity by the centred kernel
     alignment of all features of two classes, which a cache of logits does not hold. Of logits, `prototypes` makes some.
     """
     unit_CD = F.normalize(prototypes_CD.double(), dim=1)

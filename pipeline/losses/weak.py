@@ -16,8 +16,8 @@ from pipeline.losses.hard import UNLABELLED, cross_entropy
 def weak(student_logits_NC: Tensor, labels: SoftLabels, temperature: float = 1.0, threshold: float = 0.0) -> Tensor:
     """-log q[argmax p] in nats a row, [N]; 0 where max p_T is less than the threshold.
 
-    The pseudo-label of Lee (2013), "Pseudo-Label", section 2, with the confidence of Sohn et al. (2020), "FixMatch",
-    arXiv 2001.07685, equation 4. The student's temperature is 1: a label has none.
+    The pseudo-label of Lee (2013), "Pseudo-Label", with the confidence of Sohn et al. (2020), "FixMatch", arXiv
+    2001.07685, equation 4. The student's temperature is 1: a label has none.
 
     Raises:
         ConfigError: the labels do not know this temperature, have another number of classes, or are weights alone.

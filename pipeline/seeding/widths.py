@@ -1,8 +1,9 @@
 """A network with fewer units: which to keep, and its tensors without the others.
 
 Weight subcloning (Samragh et al. 2023, arXiv 2312.09299) ranks the units of a teacher and shares one ranking among all
-tensors of the residual stream. It ranks by the size of activations on data; here it is the norm of the weights, which
-needs none. Not for making a student that is done: it is where training begins.
+tensors of the residual stream. It ranks by the size of activations on data, and scales weights; here it is the norm of
+the weights, which needs no data, and gains are scaled. Not for making a student that is done: it is where training
+begins.
 """
 
 from collections.abc import Mapping

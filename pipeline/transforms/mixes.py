@@ -1,7 +1,7 @@
 """Views of two samples: mixup and cutmix. A mixed view has no true label; the teacher's answer to it is what it has.
 
 Which sample is the partner is drawn by the view's name, as all else, so it may be of any batch: the teacher is asked
-about the same mixture whose labels the student gets (Beyer et al. 2022, arXiv 2106.05237, section 3).
+about the same mixture whose labels the student gets (Beyer et al. 2022, arXiv 2106.05237).
 
 Shape legend: N views, X the shape of one, C channels, H height, W width.
 """
@@ -21,7 +21,7 @@ IMAGE_AXES = 3
 
 
 def mixup(one_X: Array, other_X: Array, share: float, _: np.random.Generator) -> Array:
-    """`share` of one and 1 - `share` of the other: Zhang et al. (2018), arXiv 1710.09412, equation 1.
+    """`share` of one and 1 - `share` of the other: mixup, Zhang et al. (2018), arXiv 1710.09412.
 
     Whole numbers are rounded.
     """

@@ -1,7 +1,8 @@
 """A part of an image, of a size and a form of chance, brought to one size: the augmentation of ImageNet.
 
-Szegedy et al. (2015), arXiv 1409.4842, section 6: a crop of `scale` of the area and a `ratio` of width to height, ten
-tries, else the largest in the middle; then mirrored or not. Resized by Pillow, with a filter that looks at all pixels.
+Szegedy et al. (2015), arXiv 1409.4842, section 6: a crop of `scale` of the area and a `ratio` of width to height. As in
+torchvision the logarithm of the ratio is drawn, and there are ten tries, else the largest in the middle; then mirrored
+or not. Resized by Pillow, with a filter that looks at all pixels.
 
 Shape legend: N images, C channels (1 or 3), H height, W width, S size.
 """

@@ -18,7 +18,7 @@ def direction(vector: Array) -> Array:
 
 
 def feature_mse(student: Array, teacher: Array) -> Array:
-    """FitNets (1412.6550), equation 3, as a mean instead of half of a sum."""
+    """FitNets (1412.6550): its loss on hints, as a mean instead of half of a sum."""
     return np.array([((s - t) ** 2).mean() for s, t in zip(student, teacher, strict=True)])
 
 

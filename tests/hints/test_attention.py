@@ -38,7 +38,7 @@ def test_it_is_two_at_most_where_two_look_elsewhere() -> None:
 
 
 def test_it_is_the_papers_norm_squared_and_the_authors_mean_times_the_places() -> None:
-    """Law: equation 2 has the norm; the published code the mean of squares over rows and places."""
+    """Law: the paper has the norm; the published code the mean of squares over rows and places."""
     loss = attention_transfer(STUDENT, TEACHER)
     at = [torch.nn.functional.normalize(each.pow(2).mean(1).flatten(1)) for each in (STUDENT, TEACHER)]
     torch.testing.assert_close(loss.sqrt(), torch.linalg.vector_norm(at[0] - at[1], dim=1))

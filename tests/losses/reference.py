@@ -78,7 +78,7 @@ def kd(teacher: Row, student: Row, label: int, temperature: float, alpha: float)
 
 
 def dkd(teacher: Row, student: Row, label: int, temperature: float, *, alpha: float = 1.0, beta: float = 8.0) -> float:
-    """DKD (2203.08679), equation 7: alpha KL(b || b') + beta KL(p^ || p^')."""
+    """DKD (2203.08679): alpha KL(b || b') + beta KL(p^ || p^')."""
     if label < 0:
         return 0.0
     binary, others = [], []
