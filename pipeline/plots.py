@@ -1,6 +1,7 @@
 """Plots, as the bytes of a PNG. The one door to matplotlib, which is slow to import: each plot does it when drawn."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,47 @@ def families(panels: Mapping[str, Mapping[str, Points]], across: str, up: str) -
     if axes.lines:
         axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return _png(figure)
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point with a name, and how far it may be off upwards and downwards."""
+
+    name: str
+    across: float
+    up: float
+    spread: float = 0.0
+
+
+def spots(panels: Mapping[str, Sequence[Spot]], across: str, up: str) -> bytes:
+    """A panel for each title, side by side: a point for each name, written beside it where it finds room.
+
+    Across is logarithmic from 1 on, so that what costs nothing has a place.
+    """
+    figure = _figure(8 * len(panels), 9)
+    for axes, (title, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for place, spot in enumerate(found):
+            colour = f"C{place % COLOURS}"
+            axes.errorbar(spot.across, spot.up, spot.spread, fmt="o", markersize=4, color=colour, alpha=0.8)
+        axes.set(title=title, xlabel=across, ylabel=up)
+        axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(visible=True, which="major", alpha=0.3)
+        axes.margins(x=0.2)
+        bottom, top = axes.get_ylim()
+        for spot, height in _apart(found, (top - bottom) / 60):
+            name, beside = spot.name.replace("$", r"\$"), ("offset points", "data")
+            axes.annotate(name, (spot.across, spot.up), (12, height), textcoords=beside, fontsize=7, va="center")
+    return _png(figure)
+
+
+def _apart(found: Sequence[Spot], gap: float) -> list[tuple[Spot, float]]:
+    """Where to write each name: no two of one column nearer than a gap."""
+    written: list[tuple[Spot, float]] = []
+    for spot in sorted(found, key=lambda spot: (spot.across, spot.up)):
+        below = [height for other, height in written if other.across == spot.across]
+        written.append((spot, max(spot.up, below[-1] + gap) if below else spot.up))
+    return written
 
 
 def certainty(bins: Sequence[tuple[float, float]], ece: float, rows: Sequence[float], most: float) -> bytes:

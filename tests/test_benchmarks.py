@@ -38,6 +38,7 @@ def quick(name: str, *words: str) -> "subprocess.CompletedProcess[str]":
         pytest.param("hinton", (), marks=MNIST),
         pytest.param("mixing", (), marks=CLOTHES),
         pytest.param("views", (), marks=CLOTHES),
+        pytest.param("methods", ("--only", "fashion"), marks=CLOTHES),
     ],
 )
 def test_a_quick_benchmark_prints_a_table_and_keeps_nothing(name: str, words: tuple[str, ...]) -> None:

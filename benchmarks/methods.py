@@ -1,0 +1,302 @@
+"""What each method is worth to a student beside what a row of it costs: one teacher, one student, five seeds.
+
+On Fashion-MNIST and CIFAR-10: alone, told by each loss of logits, and by `kd` with each method besides. The weight of a
+method is chosen on a validation split that nobody learns from, by one run of one epoch and another seed for each; the
+two best of those that are beside `kd` are then taken together. The time of a run is its own in a walk that all students
+of a seed share, so that they compare with each other. Runs that are done are not done again.
+
+    make methods
+"""
+
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import click
+
+from benchmarks.results import FOLDER, Row, write
+from pipeline.config import Experiment
+from pipeline.features import CLASS
+from pipeline.plots import Spot, spots
+from pipeline.runs import Metrics
+from pipeline.store.layout import row_bytes
+from pipeline.store.mapped import LabelCache
+from stages.fit_teacher import fit_teacher
+from stages.seed_student import seed_students
+from stages.soft_labels import generate
+from stages.train_student import train_students
+
+DATASETS = {"fashion": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+VALIDATION: dict[str, tuple[int, int]] = {"fashion": (50_000, 60_000), "cifar10": (45_000, 50_000)}
+SEARCHED = 100
+"""The seed of the runs by which numbers are chosen; those of the table begin with 0."""
+BEST_TWO = "the best two"
+Keys = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Keys of a student beside those of `kd`, by a number that is chosen among some."""
+
+    keys: Callable[[float], Keys]
+    tried: tuple[float, ...] = (1.0,)
+    beside: bool = False
+    """Whether it stands beside `kd`, and so may be one of two."""
+
+
+def told(name: str, *, hard: float = 0.1, soft: float = 0.9, **options: object) -> Keys:
+    """A loss in the place of `kd`, at its temperature."""
+    return {"loss": [{"name": "hard", "weight": hard}, {"name": name, "weight": soft, **options}]}
+
+
+KD = told("kd", temperature=4.0)["loss"]
+
+
+def hint(loss: str, *tried: float, feature: str = "last", module: str = "11") -> Method:
+    """A hint beside `kd`."""
+    return Method(
+        lambda weight: {"hints": [{"loss": loss, "feature": feature, "module": module, "weight": weight}]},
+        tried,
+        beside=True,
+    )
+
+
+def same(keys: Keys) -> Method:
+    """A method with nothing to choose."""
+    return Method(lambda _: keys)
+
+
+METHODS: dict[str, Method] = {
+    "alone": same({"loss": "hard"}),
+    "label_smoothing": Method(lambda share: {"loss": [{"name": "hard", "label_smoothing": share}]}, (0.05, 0.1, 0.2)),
+    "entropy": Method(
+        lambda weight: {"loss": [{"name": "hard"}, {"name": "entropy", "weight": -weight}]}, (0.03, 0.1, 0.3)
+    ),
+    "kd": same({}),
+    "lskd": same(told("kd", soft=9.0, temperature=2.0, standardise=True)),
+    "reverse_kl": same(told("reverse_kl", temperature=4.0)),
+    "jsd": same(told("jsd", temperature=4.0)),
+    "skew_kl": same(told("skew_kl", temperature=4.0)),
+    "tv": Method(lambda weight: told("tv", temperature=4.0, soft=weight), (1.0, 3.0, 10.0)),
+    "mse": Method(lambda weight: told("mse", soft=weight), (0.03, 0.1, 0.3)),
+    "dkd": Method(lambda beta: told("dkd", hard=1.0, soft=1.0, temperature=4.0, beta=beta), (2.0, 8.0)),
+    "dist": same(told("dist", hard=1.0, soft=1.0, temperature=4.0)),
+    "wkd": Method(lambda weight: told("wkd", hard=1.0, soft=weight), (0.1, 1.0)),
+    "weak": same(told("weak")),
+    "adversarial": Method(
+        lambda weight: {"loss": [*KD, {"name": "adversarial", "weight": weight}]}, (0.1, 1.0), beside=True
+    ),
+    "feature_mse": hint("feature_mse", 1.0, 10.0, 100.0),
+    "feature_cosine": hint("feature_cosine", 1.0, 10.0, 100.0),
+    "rkd_distance": hint("rkd_distance", 2.5, 25.0, 250.0),
+    "rkd_angle": hint("rkd_angle", 5.0, 50.0, 500.0),
+    "similarity": hint("similarity", 300.0, 3000.0, 30000.0),
+    "cka": hint("cka", 0.3, 3.0, 30.0),
+    "attention": hint("attention", 1.0, 10.0, 100.0, feature="middle", module="7"),
+    "infonce": hint("infonce", 0.1, 1.0, 10.0),
+    "crd": hint("crd", 0.08, 0.8, 8.0),
+    "gradient": Method(lambda weight: {"gradients": {"weight": weight}}, (0.01, 0.1), beside=True),
+    "gradient_norm": Method(
+        lambda weight: {"gradients": {"weight": 0.0, "penalty": weight}}, (0.001, 0.01), beside=True
+    ),
+    "seeded": same({"seeded": {}}),
+}
+"""By name, those of `docs/methods.md` where there is one; `kd` is as the experiment has it."""
+
+
+QUICK = ("alone", "kd", "feature_mse", "attention")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One dataset, with what is found on it."""
+
+    name: str
+    quick: bool
+
+    @property
+    def place(self) -> str:
+        """Of its runs and its cache."""
+        return f"{'quick-' if self.quick else ''}methods_{self.name}"
+
+    def experiment(self, students: Mapping[str, Keys], *, searching: bool = False) -> Experiment:
+        """The experiment with these students; in a search, tested on the validation split."""
+        table = tomllib.loads(Path(f"configs/methods_{self.name}.toml").read_text())
+        base = table["students"]["kd"] | ({"epochs": 1, "repeats": 2} if self.quick else {})
+        base |= {"repeats": 1, "seed": SEARCHED, "epochs": 1} if searching else {}
+        table["students"] = {name: base | {"baseline": None} | keys for name, keys in students.items()}
+        table["cache"]["path"] = f"caches/{self.place}"
+        if searching:
+            table["test"] = table["dataset"] | {"rows": list(VALIDATION[self.name])}
+        if self.quick:
+            table["dataset"]["rows"], table["teacher"]["fit"]["epochs"] = [0, 2000], 1
+            table["teacher"]["checkpoint"] = f"checkpoints/{self.place}.safetensors"
+        for name, keys in table["students"].items():
+            if "seeded" in keys:
+                keys["seeded"] = {"checkpoint": f"checkpoints/{self.place}-{name}.safetensors"}
+        return Experiment.model_validate(table)
+
+    def trained(self, students: Mapping[str, Keys], where: str, *, searching: bool = False) -> dict[str, list[Metrics]]:
+        """The runs of each of these students."""
+        experiment = self.experiment(students, searching=searching)
+        if any(student.seeded for student in experiment.students.values()):
+            seed_students(experiment, (), restart=False)
+        report = train_students(experiment, (), Path("runs") / self.place / where, restart=False)
+        return {name: report.facts["students"][name] for name in students}
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """Those of the table, but for the best two."""
+        return {name: method for name, method in METHODS.items() if name in QUICK or not self.quick}
+
+    @cached_property
+    def search(self) -> dict[str, dict[float, float]]:
+        """The validation accuracy of each number that was tried, of each method that has one to choose."""
+        entries = {
+            f"{name}-{number:g}": (name, number)
+            for name, method in self.methods.items()
+            for number in method.tried
+            if len(method.tried) > 1 or method.beside
+        }
+        students = {entry: METHODS[name].keys(number) for entry, (name, number) in entries.items()}
+        found: dict[str, dict[float, float]] = {}
+        for entry, runs in self.trained(students, "search", searching=True).items():
+            name, number = entries[entry]
+            found.setdefault(name, {})[number] = 100 * runs[0]["test_accuracy"]
+        return found
+
+    def chosen(self, name: str) -> float:
+        """The number that a method has: of equals the smallest."""
+        tried = self.search.get(name, {METHODS[name].tried[0]: 0.0})
+        return max(sorted(tried), key=lambda number: tried[number])
+
+    @cached_property
+    def pair(self) -> tuple[str, str]:
+        """The two methods beside `kd` that did best on the validation split."""
+        beside = [name for name, method in self.methods.items() if method.beside]
+        first, second, *_ = sorted(beside, key=lambda name: -max(self.search[name].values()))
+        return first, second
+
+    @cached_property
+    def runs(self) -> dict[str, list[Metrics]]:
+        """Of every method, with what was chosen for it."""
+        students = {name: method.keys(self.chosen(name)) for name, method in self.methods.items()}
+        students[BEST_TWO.replace(" ", "_")] = together(*(students[name] for name in self.pair))
+        found = self.trained(students, "table")
+        return {name.replace("_", " ") if name not in METHODS else name: runs for name, runs in found.items()}
+
+    @cached_property
+    def bytes_by_array(self) -> dict[str, int]:
+        """Of a row of the cache."""
+        job = LabelCache.open(f"caches/{self.place}").job
+        return {array.name: row_bytes(array) for array in job.arrays}
+
+    def bytes_of(self, name: str) -> int:
+        """What a row of a cache has that serves a method and no other; 0 where it asks no teacher."""
+        student = self.experiment({"it": self._keys(name)}).students["it"]
+        if not student.soft:
+            return 0
+        inside = {f"feature_{hint.feature}" for hint in student.hints}
+        inside |= {"gradient", CLASS} if student.gradients else set()
+        extra = {array for array in self.bytes_by_array if array.startswith(("feature_", "gradient"))}
+        return sum(size for array, size in self.bytes_by_array.items() if array not in extra or array in inside)
+
+    def _keys(self, name: str) -> Keys:
+        if name == BEST_TWO:
+            return together(*(METHODS[each].keys(self.chosen(each)) for each in self.pair))
+        return METHODS[name].keys(self.chosen(name))
+
+    def lines(self) -> Iterator[tuple[str, "Line"]]:
+        """The figures of each method."""
+        kd = [100 * run["test_accuracy"] for run in self.runs["kd"]]
+        seconds = mean(run["seconds"] for run in self.runs["kd"])
+        for name, runs in self.runs.items():
+            reached = [100 * run["test_accuracy"] for run in runs]
+            gained = [each - other for each, other in zip(reached, kd, strict=True)]
+            yield name, Line(reached, gained, self.bytes_of(name), mean(run["seconds"] for run in runs) / seconds)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What came of a method on a dataset."""
+
+    reached: list[float]
+    gained: list[float]
+    bytes: int
+    seconds: float  # of a run, as a ratio to that of kd
+
+
+def together(first: Keys, second: Keys) -> Keys:
+    """A student told by two methods."""
+    both = first | second
+    return both | ({"hints": [*first["hints"], *second["hints"]]} if "hints" in first and "hints" in second else {})
+
+
+def told_of(name: str, benches: list[Bench], found: list[dict[str, Line]]) -> str:
+    """A line of the table."""
+    cells = []
+    for bench, lines in zip(benches, found, strict=True):
+        line, number = lines[name], f"{bench.chosen(name):g}" if name in bench.search else ""
+        what = " + ".join(bench.pair) if name == BEST_TWO else number
+        gain = "" if name == "kd" else _spread(line.gained, "+.2f")
+        cells += [what, _spread(line.reached, ".2f"), gain, f"{line.bytes:,}", f"{line.seconds:.2f}"]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def header(benches: list[Bench]) -> list[str]:
+    """Of the table."""
+    titles = [
+        f"{DATASETS[bench.name] if what == 'accuracy, %' else ''} {what}".strip()
+        for bench in benches
+        for what in ("chosen", "accuracy, %", "against kd", "bytes a row", "time ÷ kd's")
+    ]
+    return [f"| method | {' | '.join(titles)} |", f"|---|{'--:|' * len(titles)}"]
+
+
+def rows(bench: Bench, lines: Mapping[str, Line]) -> Iterator[Row]:
+    """The figures to keep."""
+    name = DATASETS[bench.name]
+    for method, line in lines.items():
+        for what, values in (("test accuracy", line.reached), ("test accuracy less that of kd", line.gained)):
+            yield Row(f"{name}, {method}: {what}", mean(values), "%", spread=(min(values), max(values)))
+        yield Row(f"{name}, {method}: bytes a row", line.bytes, "bytes")
+        yield Row(f"{name}, {method}: time of a run against kd's", line.seconds, "")
+    for method, tried in bench.search.items():
+        for number, accuracy in tried.items():
+            yield Row(f"{name}, {method} by {number:g}: validation accuracy", accuracy, "%")
+
+
+@click.command(help=__doc__)
+@click.option("--only", type=click.Choice(tuple(DATASETS)), help="Train on this dataset, and keep no figure.")
+@click.option("--quick", is_flag=True, help="A few methods, 2,000 images, two seeds, one epoch; no figure is kept.")
+def main(*, only: str | None, quick: bool) -> None:
+    """Train what is not trained yet, print and keep."""
+    benches = [Bench(name, quick) for name in ([only] if only else DATASETS)]
+    for bench in benches:
+        experiment = bench.experiment({})
+        fit_teacher(experiment, restart=False)
+        generate(experiment)
+    found = [dict(bench.lines()) for bench in benches]
+    print("\n".join([*header(benches), *(told_of(name, benches, found) for name in found[0])]))
+    if only or quick:
+        return
+    write("methods", [row for bench, lines in zip(benches, found, strict=True) for row in rows(bench, lines)])
+    panels = {
+        DATASETS[bench.name]: [
+            Spot(name, line.bytes, mean(line.reached), stdev(line.reached)) for name, line in lines.items()
+        ]
+        for bench, lines in zip(benches, found, strict=True)
+    }
+    (FOLDER / "methods.png").write_bytes(spots(panels, "bytes a row", "test accuracy (%)"))
+
+
+def _spread(values: list[float], form: str) -> str:
+    return f"{mean(values):{form}} ± {stdev(values):.2f}"
+
+
+if __name__ == "__main__":
+    main()
