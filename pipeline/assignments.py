@@ -13,7 +13,6 @@ Shape legend
     K  clusters
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +23,7 @@ from pydantic import JsonValue
 from pipeline import encodings, reductions
 from pipeline.centres import Centres, Samples, blocks
 from pipeline.contingency import Contingency
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, MismatchError
 from pipeline.features import arrays
 from pipeline.job import CLUSTERED, labels_section
 from pipeline.labels import FeatureSpec, LabelSpec
@@ -33,6 +32,7 @@ from pipeline.store.arrays import ROW_ARRAYS
 from pipeline.store.documents import Job
 from pipeline.store.layout import Shard, choose, row_bytes
 from pipeline.store.mapped import LabelCache
+from pipeline.store.state import refuse_other_job
 
 Rows = NDArray[np.int64]
 Block = dict[str, NDArray[np.generic]]
@@ -148,9 +148,22 @@ def job_of_clusters(cache: LabelCache, feature: FeatureSpec, asked: Clustering, 
     )
 
 
-def digest_of(teacher: Mapping[str, object]) -> str:
-    """The digest of the centres, by what a job says in place of a teacher; none, if it is not of clusters."""
-    return str(teacher.get("centres_sha256", NO_DIGEST)) if CLUSTERED in teacher else NO_DIGEST
+def digest_of(job: Job) -> str:
+    """The digest of the centres that a job was begun with; none, if it is not of clusters."""
+    return str(job.teacher.get("centres_sha256", NO_DIGEST))
+
+
+def refuse_other(where: object, there: Job, asked: Job) -> None:
+    """Raise MismatchError about a place with another cache than one of these clusters; by what they were made from.
+
+    The names of clusters, which differ too where their number does, would hide that.
+    """
+    if CLUSTERED not in there.teacher:
+        raise MismatchError(
+            f"{where} holds a label cache of another kind, and no clusters. Nothing was written. Name a place of their "
+            "own: --out."
+        )
+    refuse_other_job(where, there, there.model_copy(update={"teacher": asked.teacher}))
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 import platform
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from pipeline.assignments import (
+    NO_DIGEST,
     Assigner,
     Clustering,
     Tally,
@@ -16,12 +16,13 @@ from pipeline.assignments import (
     feature_of,
     job_of_clusters,
     refuse_odd,
+    refuse_other,
     samples_of,
 )
 from pipeline.centres import Centres, fit
 from pipeline.errors import IncompleteError, MismatchError
 from pipeline.labels import FeatureSpec
-from pipeline.store.documents import Seal
+from pipeline.store.documents import Job, Seal
 from pipeline.store.mapped import LabelCache
 from pipeline.store.state import read_job, read_seal, refuse_lost_files
 from pipeline.store.writer import CacheWriter, human, missing_shards, require_space
@@ -50,12 +51,10 @@ def cluster(path: Path | str, feature: str | None, asked: Clustering, out: Path 
         StoppedError: asked to stop; shards that are written are kept.
 
     """
-    cache, place, before = LabelCache.open(path), out or beside(path), ""
+    cache, place = LabelCache.open(path), out or beside(path)
     spec = feature_of(cache, feature)
     refuse_odd(asked, cache)
-    with suppress(IncompleteError):
-        before = digest_of(read_job(place).teacher)
-    job = job_of_clusters(cache, spec, asked, before)
+    job, before = _job(cache, spec, asked, place)
     missing = missing_shards(place, job)
     if seal := read_seal(place, job) if before else None:
         refuse_lost_files(place, job)
@@ -65,7 +64,7 @@ def cluster(path: Path | str, feature: str | None, asked: Clustering, out: Path 
     begun = perf_counter()
     with stop_on_signals() as stop, bar("clusters", (asked.passes + 2) * job.rows * job.view_count) as progress:
         centres = _fitted(cache, spec, asked, stop, progress)
-        if before not in {"", centres.digest}:
+        if before not in {NO_DIGEST, centres.digest}:
             raise MismatchError(
                 f"{place} was begun with other centres than are found here: on another machine, or with another "
                 "version of scikit-learn or NumPy, the last bits differ. Finish it there, or delete it and run this "
@@ -81,6 +80,17 @@ def cluster(path: Path | str, feature: str | None, asked: Clustering, out: Path 
 def beside(path: Path | str) -> Path | str:
     """Where clusters of a cache go, if nothing else is said."""
     return f"{path.rstrip('/')}-clusters" if isinstance(path, str) else path.with_name(f"{path.name}-clusters")
+
+
+def _job(cache: LabelCache, spec: FeatureSpec, asked: Clustering, place: Path | str) -> tuple[Job, str]:
+    """The job, with the centres that one there was begun with, and their digest, if there is one."""
+    try:
+        there = read_job(place)
+    except IncompleteError:
+        return job_of_clusters(cache, spec, asked, NO_DIGEST), NO_DIGEST
+    job = job_of_clusters(cache, spec, asked, digest_of(there))
+    refuse_other(place, there, job)
+    return job, digest_of(there)
 
 
 def _fitted(cache: LabelCache, spec: FeatureSpec, asked: Clustering, stop: Stop, progress: Bar) -> Centres:

@@ -15,7 +15,7 @@ from pipeline.seeds import generator
 
 
 def blobs(clusters: int, rows: int, seed: int, width: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of balls of radius 1 far from each other, one ball after the other as datasets are stored; whose they are."""
+    """Rows of balls far from each other, of deviation 1, one ball after the other; and whose they are."""
     random = generator("blobs", seed)
     middles = 40 * random.permutation(np.eye(max(clusters, width)))[:clusters, :width] + 100
     middles += 20 * random.normal(size=middles.shape)
