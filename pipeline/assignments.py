@@ -25,8 +25,8 @@ from pipeline.centres import Centres, Samples, blocks
 from pipeline.contingency import Contingency
 from pipeline.errors import ConfigError, MismatchError
 from pipeline.features import arrays
-from pipeline.job import CLUSTERED, labels_section
-from pipeline.labels import FeatureSpec, LabelSpec
+from pipeline.job import labels_section
+from pipeline.labels import CLUSTERED, FeatureSpec, LabelSpec
 from pipeline.reader import label_spec, refuse_unknown
 from pipeline.store.arrays import ROW_ARRAYS
 from pipeline.store.documents import Job

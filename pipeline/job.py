@@ -15,14 +15,13 @@ from pipeline.datasets import Dataset, content_digest, ids_digest
 from pipeline.errors import ConfigError, MismatchError
 from pipeline.hubs import config_digest
 from pipeline.kinds import Source, decoding
-from pipeline.labels import FeatureSpec, GradientSpec, LabelSpec
+from pipeline.labels import CLUSTERED, FeatureSpec, GradientSpec, LabelSpec
 from pipeline.store.documents import ROW_ARRAYS, Job
 from pipeline.store.layout import choose, row_bytes
 from pipeline.store.state import refuse_other_job
 from pipeline.views import viewed
 from pipeline.weights import file_digest
 
-CLUSTERED = "clusters"  # in what a job says of its teacher: its labels are clusters of features, and no answers
 DRAWN = ("sampled", "multinomial", "head+sampled")
 WITH_SUMS = ("topk", "head+sampled")
 ALWAYS = ("encoding", "classes", "dtype", "k", "temperatures")

@@ -75,7 +75,12 @@ def test_clusters_are_a_label_cache_of_the_same_samples() -> None:
     assert len(job["teacher"]["centres_sha256"]) == 64
     assert job["dataset"]["class_names"][3] == "cluster 3"
     assert softlabels("verify", "cache-clusters").code == 0
-    assert "cluster 3" in softlabels("inspect", "cache-clusters", "--stats").out
+    facts = softlabels("inspect", "cache-clusters", "--stats", "--json").facts
+    assert facts["statistics"]["labelled"] == 0
+    assert facts["serves"]["hard"].startswith("not from these labels")
+    assert facts["serves"]["kd"].startswith("any temperature")
+    assert cluster("--out", "two", clusters="2").code == 0  # fewer than there are classes
+    assert softlabels("inspect", "two", "--stats").code == 0
     assert softlabels("push", "cache-clusters", "copy").code == 0
     assert snapshot(Path("copy")).keys() == snapshot(Path("cache-clusters")).keys()
     shard = Path("cache-clusters/labels.zarr/logits/c/0/0/0")
