@@ -17,6 +17,7 @@ from pipeline.labels import LabelSpec
 from pipeline.reader import label_spec
 from pipeline.store.mapped import LabelCache
 from pipeline.store.writer import CacheWriter
+from stages.cluster_cache import beside
 
 HIDDEN = 'teacher.features=[{module = "2", name = "hidden", dtype = "float32"}]'
 BOTH = 'teacher.features=[{module = "2", name = "hidden"}, {module = "1", name = "middle", dtype = "int8"}]'
@@ -323,3 +324,16 @@ def test_samples_without_a_label_teach_a_student_from_end_to_end(
     assert (metrics["true_labels"], metrics["soft_labels"], metrics["test_accuracy"]) == (0, ROWS, None)
     assert "test_nmi" not in metrics
     assert softlabels("report", "runs/e").code == 0
+
+
+@pytest.mark.parametrize(
+    ("cache", "place"),
+    [
+        (Path("caches/x"), Path("caches/x-clusters")),
+        (Path("caches/x/"), Path("caches/x-clusters")),
+        ("s3://bucket/x/", "s3://bucket/x-clusters"),
+    ],
+)
+def test_clusters_go_beside_their_cache(cache: Path | str, place: Path | str) -> None:
+    """Law: under its name and "-clusters", in a folder or a bucket."""
+    assert beside(cache) == place
