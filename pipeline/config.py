@@ -33,7 +33,7 @@ from pipeline.seeding.settings import Seeding
 from pipeline.settings import FilePath, Fraction, Location, Options, PerChannel, Settings
 from pipeline.store.mirror import DEFAULT, MirrorSettings
 from pipeline.tables import apply, read_table
-from pipeline.terms import Loss, Term, one_term
+from pipeline.terms import Loss, Term, one_term, refuse_beside_clusters
 
 Mixture: TypeAlias = Literal["probabilities", "logits", "vote"]
 TOKENS, ENSEMBLE = "tokens", "ensemble"
@@ -233,6 +233,8 @@ class Student(Training):
     views_at_once: PositiveInt = 1
     """So many views of a sample stand side by side in a batch, and share its reading and decoding. As many rows as ever
     make an epoch, so in so many epochs each sample comes once."""
+    cache: Location | None = None
+    """A cache of clusters, which it hears in place of the experiment's: its network has a logit for each of them."""
     also: Annotated[tuple[Voice, ...], Field(strict=False)] = ()
     """Caches of other teachers of the same samples, which it hears besides the experiment's own, whose weight is 1."""
     mixture: Mixture = "probabilities"
@@ -269,6 +271,19 @@ class Student(Training):
         told = self.hints or self.gradients is not None
         return bool(told) or any(term.serves for term in self.terms)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_clusters_are_true(cls, value: object) -> object:
+        clustered = isinstance(value, dict) and value.get("cache") is not None
+        return {"alpha": 1.0, **value} if clustered and isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _hears_clusters_alone(self) -> "Student":
+        if self.cache is not None:
+            beside = ("true_labels", "also", "hints", "gradients", "seeded", "finetune")
+            refuse_beside_clusters(self.terms, [key for key in beside if getattr(self, key)])
+        return self
+
     @model_validator(mode="after")
     def _hears_someone(self) -> "Student":
         if self.also and not self.soft:
@@ -292,8 +307,8 @@ class Student(Training):
 
     @property
     def needs_cache(self) -> bool:
-        """Whether it asks the teacher, or for which rows share a shard."""
-        return self.soft or self.window is not None
+        """Whether it asks the teacher by the experiment's cache, or for which rows share a shard of it."""
+        return self.cache is None and (self.soft or self.window is not None)
 
 
 class Experiment(Settings):

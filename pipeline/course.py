@@ -20,7 +20,7 @@ from pipeline.ahead import ahead
 from pipeline.cost import cost
 from pipeline.datasets import Dataset
 from pipeline.errors import DatasetError, MismatchError, SoftLabelsError
-from pipeline.evaluation import Evaluation, evaluate, measurable
+from pipeline.evaluation import Evaluation, evaluate, evaluate_clusters, measurable
 from pipeline.features import Hint
 from pipeline.gradients import StudentGradients
 from pipeline.judges import judges_of
@@ -55,6 +55,7 @@ class Lesson:
     hints: tuple[Hint, ...] = ()  # what it is told of its teacher's inside
     gradients: StudentGradients | None = None  # what it is told of how its teacher's answers change with the input
     hears: object = None  # which teachers, if not the cache's own alone: who hears others is taught apart
+    clustered: bool = False  # whether its logits are of clusters, which no true class is one of
 
     def labels(self, dataset: Dataset) -> Rows | None:
         """The true labels it learns from, [N]."""
@@ -282,8 +283,7 @@ class _Pupil:
         loss = self._total() / self.epoch.rows
         line: Metrics = {"epoch": self.epoch.number + 1, "learning_rate": self.rate, "loss": loss}
         if (test := self.lesson.test) is not None and self.learner.ranks.leads:
-            asked = predictor(self.learner), test, _tested_at_once(self.run, test), self.lesson.test_cache
-            found = evaluate(*asked)
+            found = self._tested(test, self.lesson.test_cache)
             line |= {f"test_{name}": value for name, value in found.figures.items()}
             line |= {"test_perplexity": found.perplexity} if viewed(test).positions else {}
         self.history.append({**line, "seconds": self.seconds + perf_counter() - begun})
@@ -323,9 +323,13 @@ class _Pupil:
     def _examined(self) -> Evaluation:
         """A close look at the weights that the run leaves: once, so that no epoch takes longer for it."""
         test = measurable(self.lesson.test)
-        if test is None or viewed(test).positions is not None:
+        if test is None or viewed(test).positions is not None or self.lesson.clustered:
             return Evaluation()
-        return evaluate(predictor(self.learner), test, _tested_at_once(self.run, test), closely=True)
+        return self._tested(test, closely=True)
+
+    def _tested(self, test: Dataset, cache: LabelCache | None = None, *, closely: bool = False) -> Evaluation:
+        asked = predictor(self.learner), test, _tested_at_once(self.run, test)
+        return evaluate_clusters(*asked) if self.lesson.clustered else evaluate(*asked, cache, closely=closely)
 
     def _attempt(self, action: Callable[[], object]) -> None:
         """Remember who failed: its state is not worth keeping."""

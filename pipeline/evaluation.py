@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.agreement import accepted, accepts, best
 from pipeline.ahead import ahead
+from pipeline.contingency import Contingency
 from pipeline.counts import Counts
 from pipeline.datasets import Dataset
 from pipeline.errors import DatasetError
@@ -41,6 +42,7 @@ class Evaluation:
     top5: float | None = None  # the share whose true class is among the five largest logits; of more than five classes
     macro_f1: float | None = None  # the mean F1 of the classes that occur, in the truth or in the answers
     auroc: float | None = None  # of each class against the rest, in the mean: see `pipeline.tallies.Ranking`
+    nmi: float | None = None  # of clusters instead of all of these: see `pipeline.contingency`
     counts: Counts | None = None  # what is drawn: confusion and reliability
 
     @property
@@ -96,6 +98,26 @@ def evaluate(
         raise DatasetError("[test] has no targets, so nothing can be measured on it. Give it some, or leave it out.")
     told = {"agreement": beside.agreement, "accepted": beside.accepted}
     return Evaluation(**truth.figures(), **told, counts=truth.counts(seen.class_names))
+
+
+@torch.no_grad()
+def evaluate_clusters(
+    predict: Callable[[NDArray[np.generic]], torch.Tensor], dataset: Dataset, batch_size: int
+) -> Evaluation:
+    """How the likeliest clusters of samples go with their true classes, of those that have one: `nmi` alone.
+
+    Args:
+        predict: from inputs to logits of clusters.
+        dataset: of the samples.
+        batch_size: how many are asked about at once.
+
+    """
+    reader, asked, pairs = Reader(dataset), labelled_rows(dataset), Contingency()
+    cut = (asked[start : start + batch_size] for start in range(0, asked.size, batch_size))
+    for batch in ahead(cut, reader.__getitems__, 1):
+        likeliest_N = predict(batch.inputs_NX.numpy()).argmax(dim=1).cpu()
+        pairs.update(batch.labels_N.numpy(), likeliest_N.numpy())
+    return Evaluation(nmi=pairs.nmi)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Students that hear several teachers: label caches of the same samples, joined row by row.
+"""Students that hear several teachers, or clusters: label caches of the same samples, joined row by row.
 
 Each teacher was asked by itself, so other weights and mixtures cost nothing. Where one mixture is to take the room of
 one teacher, let stage one store it: see `pipeline.teachers.ensemble`.
@@ -12,14 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.agreement import best
-from pipeline.config import Mixture, Student
+from pipeline.config import Experiment, Mixture, Student
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError, MismatchError
+from pipeline.job import check_same_samples
 from pipeline.labels import DenseLabels, Heard, MixedLabels, SampledLabels, SoftLabels
-from pipeline.reader import Reader, Rows
+from pipeline.reader import Reader, Rows, label_spec
 from pipeline.store.mapped import LabelCache
 from pipeline.store.mirror import MirrorSettings
 from pipeline.terms import LINEAR, refuse_unserved
+from pipeline.views import Viewed
 
 UNTOLD = ("sampled", "multinomial")
 """Encodings that do not tell every row's likeliest class."""
@@ -83,6 +85,8 @@ def mixed(parts: Sequence[SoftLabels], weights: Sequence[float], mixture: Mixtur
 
 def hears(student: Student) -> object:
     """What tells apart who hears which teachers; None for those who hear the experiment's own, or none."""
+    if student.cache is not None:
+        return ("clusters", str(student.cache))
     return (student.also, student.mixture) if student.also and student.soft else None
 
 
@@ -93,6 +97,26 @@ def listening(student: Student, reader: Reader, settings: MirrorSettings) -> Rea
     others = [(LabelCache.open(each.cache, settings=settings), each.weight) for each in student.also]
     told = reader.features
     return Hearing(reader.dataset, reader.cache, others, student.mixture, told, gradients=reader.gradients)
+
+
+def clustered(key: str, student: Student, experiment: Experiment, dataset: Viewed) -> Reader:
+    """A reader of the clusters that a student hears: its samples have these for classes, and no true labels.
+
+    Raises:
+        ConfigError: samples have an answer at each position.
+        IncompleteError: the cache has no seal.
+        MismatchError: it is of other samples or views, or is not one of clusters.
+
+    """
+    assert student.cache is not None, "it hears clusters"
+    if dataset.positions is not None:
+        raise ConfigError(
+            f"{key}.cache: each of {dataset.positions} positions of a sample has an answer of its own here, and "
+            "clusters are of samples. Leave it out."
+        )
+    cache = LabelCache.open(student.cache, settings=experiment.cache.copies)
+    check_same_samples(cache.place, cache.job, experiment, dataset)
+    return Reader(dataset.in_classes(label_spec(cache).classes), cache)
 
 
 def identity(reader: Reader) -> dict[str, object]:

@@ -15,7 +15,7 @@ from pipeline.datasets import Dataset, content_digest, ids_digest
 from pipeline.errors import ConfigError, MismatchError
 from pipeline.hubs import config_digest
 from pipeline.kinds import Source, decoding
-from pipeline.labels import FeatureSpec, GradientSpec, LabelSpec
+from pipeline.labels import CLUSTERED, FeatureSpec, GradientSpec, LabelSpec
 from pipeline.store.documents import ROW_ARRAYS, Job
 from pipeline.store.layout import choose, row_bytes
 from pipeline.store.state import refuse_other_job
@@ -117,7 +117,7 @@ def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:
             dataset=_dataset_section(content_of(experiment.dataset, dataset), dataset),
             views=_views_section(experiment.views),
             teacher={**_teacher_section(experiment), **_teacher_files(experiment)},
-            labels=_labels_section(spec),
+            labels=labels_section(spec),
             rows=len(dataset),
             view_count=experiment.views.count,
             shard_rows=shard_rows,
@@ -139,17 +139,46 @@ def check_made_for(job: Job, experiment: Experiment, dataset: Dataset) -> None:
     """Refuse a cache that another experiment asked for, as far as can be told without the teacher.
 
     Raises:
-        MismatchError: naming each field, what it was and what it is now.
+        MismatchError: naming each field, what it was and what it is now; or a cache of clusters.
 
     """
+    if CLUSTERED in job.teacher:
+        raise MismatchError(
+            f"{experiment.cache.path} holds clusters of a teacher's features, and not its answers: its "
+            f"{job.labels.get('classes')} are no classes of the dataset. Name it as the `cache` of a student, "
+            "[students.NAME], and have cache.path be the one with the teacher's labels."
+        )
     asked = {
         "dataset": _dataset_section(content_of(experiment.dataset, dataset), dataset),
         "views": _views_section(experiment.views),
         "teacher": {**job.teacher, **_teacher_section(experiment)},
-        "labels": _labels_section(known_spec(experiment, dataset, job)),
+        "labels": labels_section(known_spec(experiment, dataset, job)),
         "rows": len(dataset),
     }
     refuse_other_job(experiment.cache.path, job, job.model_copy(update=asked))
+
+
+def check_same_samples(where: object, job: Job, experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse a cache of clusters that were made of other samples or views than an experiment's.
+
+    Raises:
+        MismatchError: naming each field, what it was and what it is now; or a cache of something else than clusters.
+
+    """
+    if CLUSTERED not in job.teacher:
+        raise MismatchError(
+            f"{where} holds the answers of a teacher, and a student's own `cache` is one of clusters: what "
+            "`softlabels cluster` writes. Name it in cache.path, or, beside that one, in the student's `also`."
+        )
+    section = _dataset_section(content_of(experiment.dataset, dataset), dataset)
+    named = {"class_names": job.dataset.get("class_names")}
+    asked = {"dataset": {**section, **named}, "views": _views_section(experiment.views), "rows": len(dataset)}
+    if other := job.differences(job.model_copy(update=asked)):
+        listed = "; ".join(f"{item.field} was {item.was} and is now {item.now}" for item in other)
+        raise MismatchError(
+            f"{where} holds clusters of other samples or views than this experiment's: {listed}. Run `softlabels "
+            "cluster` on a cache of this very dataset in these views, or go back to those settings."
+        )
 
 
 def check_begins_with(job: Job, experiment: Experiment, dataset: Dataset) -> None:
@@ -215,7 +244,7 @@ def _dataset_section(content: str, dataset: Dataset) -> dict[str, JsonValue]:
 
 
 def _views_section(views: ViewSettings) -> dict[str, JsonValue]:
-    """All that decides what is seen, but how many views. What is left out has its default, as in `_labels_section`."""
+    """All that decides what is seen, but how many views. What is left out has its default, as in `labels_section`."""
     section: dict[str, JsonValue] = views.model_dump(mode="json", exclude={"count"})
     defaults = ViewSettings().model_dump(mode="json")
     return {name: value for name, value in section.items() if name in ALWAYS_VIEWS or value != defaults[name]}
@@ -240,7 +269,7 @@ def _teacher_files(experiment: Experiment) -> dict[str, JsonValue]:
     return {name: digests if experiment.teacher.members else digests[0] for name, digests in found.items()}
 
 
-def _labels_section(spec: LabelSpec) -> dict[str, JsonValue]:
+def labels_section(spec: LabelSpec) -> dict[str, JsonValue]:
     """What is left out has its default: so a new setting changes no job that does without it."""
     section: dict[str, JsonValue] = json.loads(json.dumps(asdict(spec)))
     return {name: value for name, value in section.items() if name in ALWAYS or value != _DEFAULTS[name]}

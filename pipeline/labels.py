@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 DType: TypeAlias = Literal["float16", "float32", "int8"]
 
+CLUSTERED = "clusters"
+"""The key in what a job says of its teacher where labels are clusters of its features, and not its answers."""
+
 STD_EPSILON = 1e-7
 """Besides the deviation that standardised logits are divided by, as in the code of LSKD (arXiv 2403.01427)."""
 

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 LONGEST = 20  # letters of a class's name
 COLOURS = 10  # of matplotlib's lines, before they come again
-TESTED = {"test_accuracy": "test accuracy", "test_agreement": "agreement with the teacher"}
+TESTED = {
+    "test_accuracy": "test accuracy",
+    "test_agreement": "agreement with the teacher",
+    "test_nmi": "mutual information of clusters and classes",
+}
 Points = Sequence[tuple[float, float]]
 
 

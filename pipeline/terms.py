@@ -26,6 +26,8 @@ class Term(Settings):
     serves: ClassVar[Sequence[str]] = ()
     squared: ClassVar[bool] = False
     """Whether it counts times T^2, as its gradient shrinks by 1 / T^2 (Hinton et al. 2015, section 2)."""
+    truth: ClassVar[bool] = False
+    """Whether it asks for true labels."""
 
     name: str
     weight: Weight = 1.0
@@ -46,6 +48,7 @@ _SHARED = {"name", "weight", "standardise", "cost", "sharpness", "hidden", "lear
 class Hard(Term):
     """Cross-entropy with the true label; 0 where there is none."""
 
+    truth: ClassVar[bool] = True
     name: Literal["hard"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -129,6 +132,7 @@ class DKD(Tempered):
     """Decoupled KD, times T^2: alpha for the true class against all others, beta among the others."""
 
     squared: ClassVar[bool] = True
+    truth: ClassVar[bool] = True
     name: Literal["dkd"]
     alpha: Annotated[float, Field(ge=0)] = 1.0
     beta: Annotated[float, Field(ge=0)] = 8.0
@@ -148,6 +152,7 @@ class WKD(Tempered):
     """Optimal transport among the classes that are not true, and the true one's cross-entropy."""
 
     serves: ClassVar[Sequence[str]] = WHOLE
+    truth: ClassVar[bool] = True
     name: Literal["wkd"]
     temperature: Temperature = 8.0
     regularisation: PositiveFloat = 0.05
@@ -164,6 +169,7 @@ class Adversarial(Term):
     """To be taken for the teacher by a discriminator of logits that learns beside the student."""
 
     serves: ClassVar[Sequence[str]] = WHOLE
+    truth: ClassVar[bool] = True
     name: Literal["adversarial"]
     weight: Weight = 0.1
     hidden: PositiveInt = 128
@@ -245,6 +251,26 @@ def one_term(name: str, temperature: float | Ramp, alpha: float) -> tuple[Term, 
         return (kind(name=name),)
     tempered = {"temperature": temperature} if "temperature" in kind.model_fields else {}
     return (Hard(name="hard", weight=1 - alpha), kind(name=name, weight=alpha, **tempered))
+
+
+def refuse_beside_clusters(terms: Iterable[Term], more: Sequence[str]) -> None:
+    """Raise ValueError about terms, and other keys that are set, that say nothing to a student of clusters.
+
+    Its logits are of clusters: no true label is one of them, and no answer or feature of a teacher stands beside them.
+    """
+    said = [term for term in terms if term.weight != 0]
+    if asking := [term.name for term in said if term.truth]:
+        raise ValueError(
+            f'the loss "{asking[0]}" asks for true labels, and `cache` is of clusters, whose numbers are no classes: '
+            'take loss = "kd" or "soft", with alpha = 1 or left out'
+        )
+    if not any(term.serves for term in said):
+        raise ValueError("cache names clusters, and its loss asks none: leave it out, or add a term such as kd")
+    if more:
+        raise ValueError(
+            f"{more[0]} is about classes or the teacher of the experiment's own cache, and this student hears clusters "
+            "in place of that one: leave it out, or leave out `cache`"
+        )
 
 
 def refuse_unserved(key: str, terms: Iterable[Term], labels: LabelSpec) -> None:

@@ -8,6 +8,7 @@ Shape legend: N rows, X the shape of one input.
 """
 
 from collections.abc import Mapping
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -74,6 +75,12 @@ class Viewed:
     def changes(self) -> bool:
         """Whether a view is anything else than the sample."""
         return self._transform is not None or self.settings.mix is not None
+
+    def in_classes(self, classes: int) -> "Viewed":
+        """The same inputs, of which other classes are asked and none is known: no true label is seen."""
+        other = copy(self)
+        other.classes, other.class_names, other.labels = classes, None, None
+        return other
 
     @cached_property
     def targets(self) -> int:

@@ -128,6 +128,31 @@ def extend(
 
 
 @cli.command()
+@options.clustered
+def cluster(
+    cache: Path | str,
+    feature: str | None,
+    out: Path | str | None,
+    *,
+    clusters: int,
+    temperature: float,
+    seed: int,
+    passes: int,
+    as_json: bool,
+) -> None:
+    """Cluster a feature of a cache, for students without labels.
+
+    K-means reads the cache in batches, so it may be of any size. Each row's soft assignment to the K clusters goes to a
+    label cache of its own, of the same samples and views, which a student names as its `cache` (docs/features.md). The
+    same command again resumes, or finds nothing to do.
+    """
+    from pipeline.assignments import Clustering
+    from stages.cluster_cache import cluster
+
+    finish(cluster(cache, feature, Clustering(clusters, seed, passes, temperature), out), as_json=as_json)
+
+
+@cli.command()
 @options.tokenized
 def tokenize(
     sources: tuple[str, ...],

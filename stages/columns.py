@@ -82,6 +82,7 @@ COLUMNS = (
     Column("test accuracy", "test_accuracy", _percent, "teacher_test_accuracy"),
     Column("perplexity", "test_perplexity", _spread, "teacher_test_perplexity", always=False),
     Column("ECE", "test_ece", _percent, "teacher_test_ece"),
+    Column("NMI", "test_nmi", _percent, always=False),
     Column("agreement", "test_agreement", _percent, always=False),
     Column("accepted", "test_accepted", _percent, always=False),
     Column("parameters", "parameters", _count, "teacher_parameters"),

@@ -40,6 +40,10 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
         lines.append(
             "Agreement: the same likeliest class as the teacher's; accepted: of a draft's tokens, by the teacher."
         )
+    if "NMI" in titles:
+        lines.append(
+            "NMI: normalised mutual information of true classes and a student's likeliest clusters, which are none."
+        )
     if cache is not None and cache.seal is not None:
         seal, path = cache.seal, _name_of(cache)
         rows.append(["teacher", *(column.teacher(seal.about) for column in columns)])

@@ -6,13 +6,14 @@ from typing import Any
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from pipeline.labels import LabelSpec
+from pipeline.labels import CLUSTERED, LabelSpec
 from pipeline.store.state import State, read_sealed, read_state
 from pipeline.store.writer import human
 from pipeline.terms import TERMS, served
 from stages.report import Report, counted, duration
 
 INCOMPLETE = 4
+UNTRUE = "not from these labels: it asks for true ones, and clusters are no classes"
 
 
 def inspect(path: Path | str) -> Report:
@@ -47,7 +48,7 @@ def _facts(path: Path | str, state: State) -> dict[str, Any]:
         "versions": seal.made.versions if seal else {},
         "asked": {"dataset": job.dataset, "views": job.views, "teacher": job.teacher, "labels": job.labels},
         "arrays": {spec.name: f"{spec.dtype} {list(spec.row_shape)}" for spec in job.arrays},
-        "serves": _serves(job.labels),
+        "serves": _serves(job.labels, clustered=CLUSTERED in job.teacher),
         "about": seal.about if seal else {},
     }
 
@@ -77,7 +78,7 @@ def _unsealed(facts: dict[str, Any]) -> str:
     return f"GROWING from {extent}, which can be read: run `softlabels extend CONFIG --views {facts['views']}` again"
 
 
-def _serves(labels: Mapping[str, JsonValue]) -> dict[str, str]:
+def _serves(labels: Mapping[str, JsonValue], *, clustered: bool) -> dict[str, str]:
     """Which losses, at which temperatures; none, if the job's labels are not any that this version knows."""
     try:
         spec = TypeAdapter(LabelSpec).validate_python(labels)
@@ -85,7 +86,8 @@ def _serves(labels: Mapping[str, JsonValue]) -> dict[str, str]:
         return {}
     if not any(spec.encoding in kind.serves for kind in TERMS.values()):
         return {}
-    return served(spec.encoding, spec.temperatures, standardised=spec.standardised)
+    words = served(spec.encoding, spec.temperatures, standardised=spec.standardised)
+    return {name: UNTRUE if clustered and TERMS[name].truth else each for name, each in words.items()}
 
 
 def _listed(value: dict[str, Any] | list[str]) -> str:

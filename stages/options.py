@@ -92,6 +92,21 @@ looked_into = _all(
     ),
     click.option("--plot", type=FILE, metavar="FILE.png", help="Draw calibration and entropy of --stats."),
 )
+clustered = _all(
+    cache,
+    click.option("--feature", metavar="NAME", help="A feature of the teacher. Default: the only one that there is."),
+    click.option("--clusters", type=int, required=True, metavar="K", help="How many."),
+    click.option(
+        "--temperature",
+        type=click.FloatRange(min=0, min_open=True),
+        default=1.0,
+        show_default=True,
+        help="Of the assignments: more is softer.",
+    ),
+    click.option("--seed", type=SEED, default=0, show_default=True, help="Of the start, and of the order of rows."),
+    click.option("--passes", type=AT_LEAST_1, default=10, show_default=True, help="Over all rows, to find centres."),
+    click.option("--out", type=location, metavar="ADDRESS", help="Where they go. Default: CACHE-clusters."),
+)
 teacher = click.option("--teacher", "config", type=FILE, metavar="CONFIG", help="Ask this experiment's teacher again.")
 seed = click.option("--seed", type=SEED, default=0, show_default=True, help="Which random rows.")
 compared = _all(

@@ -12,7 +12,8 @@ import torch
 from pipeline.config import Experiment, Student, dump
 from pipeline.course import Entry, Lesson
 from pipeline.datasets import Dataset
-from pipeline.hearing import hears, identity, listening, refuse_unheard
+from pipeline.evaluation import measurable
+from pipeline.hearing import clustered, hears, identity, listening, refuse_unheard
 from pipeline.job import VIEWS, seen
 from pipeline.models import build
 from pipeline.objective import Objective, objective
@@ -23,7 +24,7 @@ from pipeline.seeding.files import begin, seed_identity
 from pipeline.store.mapped import LabelCache
 from pipeline.views import Viewed
 
-LEFT_OUT = {"device", "repeats", "baseline", "also", "mixture", "finetune", "seeded", *VIEWS}
+LEFT_OUT = {"device", "repeats", "baseline", "also", "mixture", "finetune", "seeded", "cache", *VIEWS}
 """Of a student: what decides no run, or is told apart."""
 
 
@@ -45,7 +46,11 @@ class School:
         """A reader of what a student hears; ConfigError if that cannot serve its loss."""
         key = hears(student)
         if key not in self.voices:
-            self.voices[key] = listening(student, self.reader, self.experiment.cache.copies)
+            self.voices[key] = (
+                listening(student, self.reader, self.experiment.cache.copies)
+                if student.cache is None
+                else clustered(f"students.{name}", student, self.experiment, self.dataset)
+            )
         refuse_unheard(f"students.{name}", student, self.voices[key])
         return self.voices[key]
 
@@ -58,7 +63,7 @@ class School:
         """
         told = objective(student.terms, self.hearing(name, student), self.ranks.world)
         seeds = range(student.seed, student.seed + student.repeats)
-        return [(self._run(name, student, seed, told), self._lesson(student, seed, told)) for seed in seeds]
+        return [(self._run(name, student, seed, told), self._lesson(name, student, seed, told)) for seed in seeds]
 
     def read(self, lessons: Sequence[Lesson]) -> Reader:
         """Of what students that are taught together need: the cache too, if one of them hears the teacher."""
@@ -66,7 +71,8 @@ class School:
         return heard[0] if heard else Reader(self.dataset)
 
     def _run(self, name: str, student: Student, seed: int, told: Objective) -> Run:
-        cache, alone = self.reader.cache, student.model_copy(update={"seed": seed, "repeats": 1, "baseline": None})
+        cache = self.hearing(name, student).cache
+        alone = student.model_copy(update={"seed": seed, "repeats": 1, "baseline": None})
         decides: dict[str, Any] = {
             **alone.model_dump(mode="json", exclude=LEFT_OUT),
             **seed_identity(name, student),
@@ -76,12 +82,12 @@ class School:
             "cache_id": cache.id_of(student.views) if student.soft and cache else None,
             "shard_rows": cache.layout.shard_rows if student.window and cache else None,
             **told.identity,
-            **({"test_cache_id": self.test_cache.cache_id} if self.test_cache else {}),
+            **({"test_cache_id": self.test_cache.cache_id} if self.test_cache and student.cache is None else {}),
         }
         folder = self.runs / name / f"seed-{seed}"
         facts = {
             "cache_id": decides["cache_id"],
-            "teacher": cache.seal.about if student.soft and cache and cache.seal else None,
+            "teacher": cache.seal.about if student.soft and not student.cache and cache and cache.seal else None,
             "seed": seed,
             "versions": {name: version(name) for name in ("softlabels", "torch", "numpy", "zarr")},
         }
@@ -89,8 +95,9 @@ class School:
         views = self.experiment.views
         return Run(folder, folder / "student.safetensors", decides, config, alone, views, seed, facts)
 
-    def _lesson(self, student: Student, seed: int, told: Objective) -> Lesson:
-        dataset, visible = self.dataset, None
+    def _lesson(self, name: str, student: Student, seed: int, told: Objective) -> Lesson:
+        reader = self.hearing(name, student)
+        dataset, visible = reader.dataset, None
         if student.true_labels is not None:
             labels = np.full(len(dataset), -1) if dataset.labels is None else dataset.labels
             visible = few_labels(labels, student.true_labels, seed)
@@ -98,11 +105,12 @@ class School:
         def network() -> torch.nn.Module:
             return begin(build(student.model, student.options, dataset.input_shape, dataset.classes or 0), student)
 
-        windows = self.reader.windows(student.window) if student.window else None
-        views = self.reader.views(student)
-        tested = self.test, self.test_cache
+        windows = reader.windows(student.window) if student.window else None
+        views = reader.views(student)
+        tested = (self.test, self.test_cache) if student.cache is None else (measurable(self.test), None)
         inside, heard = (student.hints, student.gradients), hears(student)
-        return Lesson(network, told, student.soft, *tested, visible, windows, views, *inside, heard)
+        of_clusters = student.cache is not None
+        return Lesson(network, told, student.soft, *tested, visible, windows, views, *inside, heard, of_clusters)
 
 
 def alone_in(experiment: Experiment, name: str, student: Student) -> str:

@@ -53,7 +53,7 @@ def _train_all(school: School, students: dict[str, Student], *, restart: bool) -
     seconds = second_courses(school, students)
     classes(first, school.dataset)
     if restart and school.ranks.leads:
-        rehearse(first, school.reader)
+        _rehearse(school, first)
         for second in seconds:
             second.rehearse()
         for run, _ in [*first, *(entry for second in seconds for entry in second.plain())]:
@@ -81,6 +81,12 @@ def _train_all(school: School, students: dict[str, Student], *, restart: bool) -
         for label, entries in {name: each, **further}.items():
             told[label] = [metrics for run, _ in entries if (metrics := results[run.folder])]
     return told
+
+
+def _rehearse(school: School, entries: Sequence[Entry]) -> None:
+    """Refuse networks that cannot be built, or do not answer a sample of what they are to read."""
+    for group in classes(entries, school.dataset):
+        rehearse(group, school.read([lesson for _, lesson in group]))
 
 
 def _learn(school: School, entries: Sequence[Entry], results: dict[Path, Metrics | None], watch: Watch) -> bool:

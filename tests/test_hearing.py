@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from river_cases import CLASSES, job_for, part_of, samples, told
+from sequence_cases import Packed
 
 from pipeline import encodings
-from pipeline.config import Student
+from pipeline.config import Experiment, Student
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.errors import ConfigError, MismatchError
-from pipeline.hearing import Hearing, hears, identity, listening, mixed, refuse_unheard
+from pipeline.hearing import Hearing, clustered, hears, identity, listening, mixed, refuse_unheard
 from pipeline.labels import DenseLabels, LabelSpec, MixedLabels
 from pipeline.losses import kl, soft_cross_entropy
 from pipeline.objective import Objective
@@ -21,7 +22,7 @@ from pipeline.store.mapped import LabelCache
 from pipeline.store.mirror import DEFAULT
 from pipeline.store.writer import CacheWriter
 from pipeline.terms import KD, Hard, Soft
-from pipeline.views import fingerprints
+from pipeline.views import Viewed, fingerprints
 
 DENSE = LabelSpec("dense", CLASSES, "float32")
 TOPK = LabelSpec("topk", CLASSES, "float32", k=2, temperatures=(1.0, 4.0))
@@ -172,3 +173,28 @@ def test_one_that_asks_no_teacher_hears_no_other() -> None:
     with pytest.raises(ValueError, match="also names caches of teachers, and its loss asks none"):
         student(loss="hard")
     assert replace(DENSE).positions is None
+
+
+def test_who_hears_clusters_hears_no_true_label_and_is_another_student() -> None:
+    """Law: alpha is one unless it is said; its own cache stands in place of the experiment's."""
+    who = student(also=(), cache="c")
+    assert [(term.name, term.weight) for term in who.terms if term.weight] == [("kd", 1.0)]
+    assert (who.needs_cache, student(also=()).needs_cache) == (False, True)
+    assert hears(who) not in {None, hears(student(also=(), cache="d"))}
+    seen = Viewed(samples())
+    other = seen.in_classes(7)
+    assert (other.classes, other.labels, seen.classes) == (7, None, CLASSES)
+    assert np.array_equal(other.inputs(ROWS), seen.inputs(ROWS))
+
+
+def test_positions_have_no_clusters() -> None:
+    """Law: samples with an answer at each position are refused before any cache is opened."""
+    experiment = Experiment.model_validate(
+        {
+            "dataset": {"kind": "digits"},
+            "teacher": {"model": "mlp", "checkpoint": Path("x")},
+            "cache": {"path": Path("x")},
+        }
+    )
+    with pytest.raises(ConfigError, match=r"students\.s\.cache: each of 6 positions of a sample has an answer"):
+        clustered("students.s", student(also=(), cache="nowhere"), experiment, Viewed(Packed()))

@@ -14,7 +14,7 @@ from pipeline.labels import LabelSpec
 from pipeline.losses import LOSSES, class_cost
 from pipeline.objective import Objective
 from pipeline.schedules import Progress
-from pipeline.terms import TERMS, Tempered, Term, one_term, refuse_unserved, served
+from pipeline.terms import TERMS, Tempered, Term, one_term, refuse_beside_clusters, refuse_unserved, served
 
 CLASSES = 6
 GRID = (1.0, 2.0)
@@ -197,3 +197,22 @@ def test_what_labels_cannot_serve_is_refused_with_what_can(kind: str, asked: Ter
     with pytest.raises(ConfigError) as refusal:
         refuse_unserved("students.one.loss", [term("hard"), asked], SPECS[kind])
     assert said in str(refusal.value)
+
+
+def test_terms_that_ask_for_true_labels_say_so() -> None:
+    """Law: those whose functions are given them, and no others."""
+    assert {name for name, kind in TERMS.items() if kind.truth} == {
+        name for name, loss in LOSSES.items() if "labels_N" in signature(loss).parameters
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, kind in TERMS.items() if kind.truth])
+def test_what_asks_for_true_labels_says_nothing_of_clusters(name: str) -> None:
+    """Law: refused by its name, unless it has no weight."""
+    refuse_beside_clusters((term("kd"), term(name, weight=0.0)), ())
+    with pytest.raises(ValueError, match=rf'the loss "{name}" asks for true labels'):
+        refuse_beside_clusters((term("kd"), term(name)), ())
+    with pytest.raises(ValueError, match="its loss asks none"):
+        refuse_beside_clusters((term("entropy"),), ())
+    with pytest.raises(ValueError, match="finetune is about classes"):
+        refuse_beside_clusters((term("kd"),), ("finetune",))

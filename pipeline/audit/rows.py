@@ -22,7 +22,15 @@ from torch import Tensor
 
 from pipeline import encodings
 from pipeline.errors import CorruptError
-from pipeline.labels import DenseLabels, HeadSampledLabels, LabelSpec, SampledLabels, SoftLabels, SparseLabels
+from pipeline.labels import (
+    CLUSTERED,
+    DenseLabels,
+    HeadSampledLabels,
+    LabelSpec,
+    SampledLabels,
+    SoftLabels,
+    SparseLabels,
+)
 from pipeline.reader import UNLABELLED
 from pipeline.store.layout import Shard
 from pipeline.store.mapped import LabelCache
@@ -92,7 +100,11 @@ def examined(
 
 
 def _pieces(cache: LabelCache, spec: LabelSpec, shard: Shard) -> Iterator[tuple[NDArray[np.int64], Tensor, SoftLabels]]:
-    """The ids, true classes and labels of a shard's rows, a few at a time. A record of positions has no true class."""
+    """The ids, true classes and labels of a shard's rows, a few at a time.
+
+    A record of positions has no true class, and clusters are no classes.
+    """
+    known = spec.positions is None and CLUSTERED not in cache.job.teacher
     names = [array.name for array in encodings.arrays(spec)]
     record = cache.gather(shard.view, np.arange(shard.start, shard.stop), ["sample_id", "label", *names])
     positions = spec.positions or 1
@@ -101,7 +113,7 @@ def _pieces(cache: LabelCache, spec: LabelSpec, shard: Shard) -> Iterator[tuple[
     for start in range(0, shard.rows, step):
         part = {name: torch.from_numpy(array[start : start + step]) for name, array in record.items()}
         labels = encodings.decode(spec, {name: part[name] for name in names})
-        labels_N = part["label"].long() if spec.positions is None else torch.full((len(part["label"]),), UNLABELLED)
+        labels_N = part["label"].long() if known else torch.full((len(part["label"]),), UNLABELLED)
         _refuse_strange_classes(cache, shard, spec.classes, labels, labels_N)
         ids_N = np.repeat(part["sample_id"].numpy(), positions)
         yield ids_N, labels_N.repeat_interleave(positions), labels
