@@ -10,7 +10,7 @@ of a seed share, so that they compare with each other. Runs that are done are no
 
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
@@ -34,8 +34,9 @@ DATASETS = {"fashion": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 VALIDATION: dict[str, tuple[int, int]] = {"fashion": (50_000, 60_000), "cifar10": (45_000, 50_000)}
 SEARCHED = 100
 """The seed of the runs by which numbers are chosen; those of the table begin with 0."""
-BEST_TWO = "the best two"
+BEST_TWO, FINETUNED = "the best two", "kd, then true labels"
 Keys = dict[str, Any]
+Told = dict[str, list[Metrics]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Method:
     tried: tuple[float, ...] = (1.0,)
     beside: bool = False
     """Whether it stands beside `kd`, and so may be one of two."""
+    kept: tuple[Keys, ...] = ()
+    """Features that a cache of its own keeps."""
 
 
 def told(name: str, *, hard: float = 0.1, soft: float = 0.9, **options: object) -> Keys:
@@ -63,6 +66,12 @@ def hint(loss: str, *tried: float, feature: str = "last", module: str = "11") ->
         tried,
         beside=True,
     )
+
+
+def reduced(dtype: str, **reduction: object) -> Method:
+    """`feature_mse` by the last feature, kept in fewer bytes."""
+    vector = {"module": "13", "name": "last", "dtype": dtype, **reduction}
+    return replace(hint("feature_mse", 1.0, 10.0, 100.0), beside=False, kept=(vector,))
 
 
 def same(keys: Keys) -> Method:
@@ -91,6 +100,9 @@ METHODS: dict[str, Method] = {
         lambda weight: {"loss": [*KD, {"name": "adversarial", "weight": weight}]}, (0.1, 1.0), beside=True
     ),
     "feature_mse": hint("feature_mse", 1.0, 10.0, 100.0),
+    "feature_mse, int8": reduced("int8"),
+    "feature_mse, pca to 32": reduced("float16", reduction="pca", dimensions=32),
+    "feature_mse, projection to 32": reduced("float16", reduction="projection", dimensions=32),
     "feature_cosine": hint("feature_cosine", 1.0, 10.0, 100.0),
     "rkd_distance": hint("rkd_distance", 2.5, 25.0, 250.0),
     "rkd_angle": hint("rkd_angle", 5.0, 50.0, 500.0),
@@ -104,11 +116,12 @@ METHODS: dict[str, Method] = {
         lambda weight: {"gradients": {"weight": 0.0, "penalty": weight}}, (0.001, 0.01), beside=True
     ),
     "seeded": same({"seeded": {}}),
+    FINETUNED: same({"finetune": {"epochs": 1, "learning_rate": 3e-4}}),
 }
 """By name, those of `docs/methods.md` where there is one; `kd` is as the experiment has it."""
 
 
-QUICK = ("alone", "kd", "feature_mse", "attention")
+QUICK = ("alone", "kd", "feature_mse", "feature_mse, pca to 32", "attention", FINETUNED)
 
 
 @dataclass(frozen=True)
@@ -123,13 +136,17 @@ class Bench:
         """Of its runs and its cache."""
         return f"{'quick-' if self.quick else ''}methods_{self.name}"
 
-    def experiment(self, students: Mapping[str, Keys], *, searching: bool = False) -> Experiment:
-        """The experiment with these students; in a search, tested on the validation split."""
+    def experiment(
+        self, students: Mapping[str, Keys], kept: tuple[Keys, ...] = (), *, searching: bool = False
+    ) -> Experiment:
+        """The experiment with these students, by its cache or one of these features; or tested on the other split."""
         table = tomllib.loads(Path(f"configs/methods_{self.name}.toml").read_text())
         base = table["students"]["kd"] | ({"epochs": 1, "repeats": 2} if self.quick else {})
         base |= {"repeats": 1, "seed": SEARCHED, "epochs": 1} if searching else {}
         table["students"] = {name: base | {"baseline": None} | keys for name, keys in students.items()}
-        table["cache"]["path"] = f"caches/{self.place}"
+        table["cache"]["path"] = self.cache(kept)
+        if kept:
+            table["teacher"] |= {"features": [_with_basis(each, self.place) for each in kept], "gradients": None}
         if searching:
             table["test"] = table["dataset"] | {"rows": list(VALIDATION[self.name])}
         if self.quick:
@@ -140,13 +157,24 @@ class Bench:
                 keys["seeded"] = {"checkpoint": f"checkpoints/{self.place}-{name}.safetensors"}
         return Experiment.model_validate(table)
 
-    def trained(self, students: Mapping[str, Keys], where: str, *, searching: bool = False) -> dict[str, list[Metrics]]:
-        """The runs of each of these students."""
-        experiment = self.experiment(students, searching=searching)
-        if any(student.seeded for student in experiment.students.values()):
-            seed_students(experiment, (), restart=False)
-        report = train_students(experiment, (), Path("runs") / self.place / where, restart=False)
-        return {name: report.facts["students"][name] for name in students}
+    def cache(self, kept: tuple[Keys, ...] = ()) -> str:
+        """Where labels go that have these features; or else those of the experiment."""
+        words = [str(word) for each in kept for word in each.values()]
+        return "-".join([f"caches/{self.place}", *words])
+
+    def trained(self, students: Mapping[str, tuple[str, Keys]], where: str, *, searching: bool = False) -> Told:
+        """The runs of each of these students, which have a method and its keys."""
+        found: Told = {}
+        for kept in {self.cache(_kept(method)): _kept(method) for method, _ in students.values()}.values():
+            these = {name: keys for name, (method, keys) in students.items() if _kept(method) == kept}
+            experiment = self.experiment(these, kept, searching=searching)
+            fit_teacher(experiment, restart=False)
+            generate(experiment)
+            if any(student.seeded for student in experiment.students.values()):
+                seed_students(experiment, (), restart=False)
+            folder = Path("runs") / self.place / where
+            found |= train_students(experiment, (), folder, restart=False).facts["students"]
+        return found
 
     @property
     def methods(self) -> dict[str, Method]:
@@ -162,11 +190,11 @@ class Bench:
             for number in method.tried
             if len(method.tried) > 1 or method.beside
         }
-        students = {entry: METHODS[name].keys(number) for entry, (name, number) in entries.items()}
+        students = {slug(entry): (name, METHODS[name].keys(number)) for entry, (name, number) in entries.items()}
         found: dict[str, dict[float, float]] = {}
-        for entry, runs in self.trained(students, "search", searching=True).items():
-            name, number = entries[entry]
-            found.setdefault(name, {})[number] = 100 * runs[0]["test_accuracy"]
+        runs = self.trained(students, "search", searching=True)
+        for entry, (name, number) in entries.items():
+            found.setdefault(name, {})[number] = 100 * runs[slug(entry)][0]["test_accuracy"]
         return found
 
     def chosen(self, name: str) -> float:
@@ -184,28 +212,23 @@ class Bench:
     @cached_property
     def runs(self) -> dict[str, list[Metrics]]:
         """Of every method, with what was chosen for it."""
-        students = {name: method.keys(self.chosen(name)) for name, method in self.methods.items()}
-        students[BEST_TWO.replace(" ", "_")] = together(*(students[name] for name in self.pair))
-        found = self.trained(students, "table")
-        return {name.replace("_", " ") if name not in METHODS else name: runs for name, runs in found.items()}
-
-    @cached_property
-    def bytes_by_array(self) -> dict[str, int]:
-        """Of a row of the cache."""
-        job = LabelCache.open(f"caches/{self.place}").job
-        return {array.name: row_bytes(array) for array in job.arrays}
+        names = [*self.methods, BEST_TWO]
+        found = self.trained({slug(name): (name, self.keys(name)) for name in names}, "table")
+        return {name: found[f"{slug(name)} + finetune" if name == FINETUNED else slug(name)] for name in names}
 
     def bytes_of(self, name: str) -> int:
         """What a row of a cache has that serves a method and no other; 0 where it asks no teacher."""
-        student = self.experiment({"it": self._keys(name)}).students["it"]
+        student = self.experiment({"it": self.keys(name)}).students["it"]
         if not student.soft:
             return 0
+        sizes = {each.name: row_bytes(each) for each in LabelCache.open(self.cache(_kept(name))).job.arrays}
         inside = {f"feature_{hint.feature}" for hint in student.hints}
         inside |= {"gradient", CLASS} if student.gradients else set()
-        extra = {array for array in self.bytes_by_array if array.startswith(("feature_", "gradient"))}
-        return sum(size for array, size in self.bytes_by_array.items() if array not in extra or array in inside)
+        extra = {array for array in sizes if array.startswith(("feature_", "gradient"))}
+        return sum(size for array, size in sizes.items() if array not in extra or array in inside)
 
-    def _keys(self, name: str) -> Keys:
+    def keys(self, name: str) -> Keys:
+        """Those of a student, with what was chosen."""
         if name == BEST_TWO:
             return together(*(METHODS[each].keys(self.chosen(each)) for each in self.pair))
         return METHODS[name].keys(self.chosen(name))
@@ -228,6 +251,20 @@ class Line:
     gained: list[float]
     bytes: int
     seconds: float  # of a run, as a ratio to that of kd
+
+
+def slug(name: str) -> str:
+    """A name as students may have it."""
+    return name.replace(",", "").replace(" ", "_")
+
+
+def _with_basis(feature: Keys, place: str) -> Keys:
+    basis = {"basis": f"checkpoints/{place}.pca.safetensors"} if feature.get("reduction") == "pca" else {}
+    return feature | basis
+
+
+def _kept(name: str) -> tuple[Keys, ...]:
+    return METHODS[name].kept if name in METHODS else ()
 
 
 def together(first: Keys, second: Keys) -> Keys:
@@ -276,10 +313,6 @@ def rows(bench: Bench, lines: Mapping[str, Line]) -> Iterator[Row]:
 def main(*, only: str | None, quick: bool) -> None:
     """Train what is not trained yet, print and keep."""
     benches = [Bench(name, quick) for name in ([only] if only else DATASETS)]
-    for bench in benches:
-        experiment = bench.experiment({})
-        fit_teacher(experiment, restart=False)
-        generate(experiment)
     found = [dict(bench.lines()) for bench in benches]
     print("\n".join([*header(benches), *(told_of(name, benches, found) for name in found[0])]))
     if only or quick:
