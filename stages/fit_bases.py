@@ -125,6 +125,6 @@ def _report(specs: Sequence[FeatureSpec], asked: Mapping[str, FeatureSettings], 
         notes: Notes = notes_in(path) or {} if path else {}
         share, rows = notes.get("variance_kept"), notes.get("rows")
         facts[spec.name] = {"basis": str(path), "fitted": spec.name in fitted, "variance_kept": share, "rows": rows}
-        says = "" if share is None else f": {kept:,} numbers keep {share:.2%} of the variance of {rows:,} rows"
+        says = "" if share is None else f": {kept:,} numbers keep {100 * share:.2f} % of the variance of {rows:,} rows"
         lines.append(f"The basis of {spec.name!r} is {'fitted' if spec.name in fitted else 'there'}: {path}{says}.")
     return Report({"bases": facts}, "\n".join(lines))

@@ -57,7 +57,8 @@ def test_a_feature_is_kept_in_the_components_of_its_sample() -> None:
     done = must("fit-teacher", features(HIDDEN))
     mean, kept, share = components(answers(), 3)
     assert (
-        f"The basis of 'hidden' is fitted: {FILE}: 3 numbers keep {share:.2%} of the variance of 50 rows." in done.out
+        f"The basis of 'hidden' is fitted: {FILE}: 3 numbers keep {100 * share:.2f} % of the variance of 50 rows."
+        in done.out
     )
     must("generate", features(HIDDEN))
     np.testing.assert_allclose(stored(), (answers() - mean) @ kept, rtol=1e-3, atol=1e-4)
