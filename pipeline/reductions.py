@@ -35,6 +35,11 @@ def none(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -> Tens
 
 
 def mean(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -> Tensor:  # noqa: ARG001 - all are called alike
+    """As `averaged`, [N, D]."""
+    return averaged(feature_NX, there_NL)
+
+
+def averaged(feature_NX: Tensor, there_NL: Tensor | None = None) -> Tensor:
     """Of maps [N, D, height, width] the mean over space, of [N, L, D] that over positions which are no padding, [N, D].
 
     A vector [N, D] stays as it is. Of a sequence that is all padding the mean is 0.
@@ -43,7 +48,7 @@ def mean(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -> Tens
         return feature_NX.flatten(2).mean(dim=2) if feature_NX.ndim > SEQUENCE else feature_NX
     if there_NL is None:
         return feature_NX.mean(dim=1)
-    there_NL1 = there_NL[:, :, None]
+    there_NL1 = there_NL[:, :, None].float()  # so a student's bfloat16 is added up in float32
     return (feature_NX * there_NL1).sum(dim=1) / there_NL1.sum(dim=1).clamp(min=1)
 
 
