@@ -347,7 +347,7 @@ def _seated(run: Run, lesson: Lesson, reader: Reader, steps: int, ranks: Ranks =
     """A learner at its first step, tried out on a sample, with a tutor if it is given hints."""
     network, key = lesson.build(), f"students.{run.folder.parent.name}"
     refuse_few(key, lesson.hints, len(reader), run.settings.batch_size)
-    refuse_untold(key, lesson.hints, reader.dataset.positions, ranks.world)
+    refuse_untold(key, lesson.hints, ranks.world)
     # By itself first, if more is tried out than its answer: ranks share each network once.
     apart = bool(lesson.hints) or lesson.gradients is not None
     learner = start(network, run.settings, run.views, steps, ALONE if apart else ranks)
@@ -356,7 +356,7 @@ def _seated(run: Run, lesson: Lesson, reader: Reader, steps: int, ranks: Ranks =
         return learner
     tutor, slopes, sample = None, None, reader.dataset.inputs(np.zeros(1, np.int64))
     if lesson.hints:
-        tutor = tutor_of(key, network, lesson.hints, reader.spec.features, lambda: predictor(learner)(sample))
+        tutor = tutor_of(key, network, lesson.hints, reader.spec, lambda: predictor(learner)(sample))
     if lesson.gradients is not None and reader.spec.gradient is not None:
         given = learner.input(torch.from_numpy(sample).to(learner.device))
         slopes = slopes_of(key, network, lesson.gradients, reader.spec.gradient, given)

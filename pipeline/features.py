@@ -116,6 +116,11 @@ class Hint(Settings):
         return self.loss in {"rkd_distance", "rkd_angle", "similarity", "cka"}
 
     @property
+    def tells_places(self) -> bool:
+        """Whether it compares vectors one by one, as those of a sequence's positions."""
+        return self.loss in {"feature_mse", "feature_cosine", "feature_sphere"}
+
+    @property
     def regresses(self) -> bool:
         """Whether it compares element by element what a learned layer makes of the student's feature."""
         return self.regressor and not self.compares_rows and self.loss != "attention"

@@ -36,6 +36,11 @@ def none(_: FeatureSpec, feature_NX: Tensor, __: Tensor | None, ___: Basis | Non
 
 
 def mean(_: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None, __: Basis | None) -> Tensor:
+    """As `averaged`, [N, D]."""
+    return averaged(feature_NX, there_NL)
+
+
+def averaged(feature_NX: Tensor, there_NL: Tensor | None = None) -> Tensor:
     """Of maps [N, D, height, width] the mean over space, of [N, L, D] that over positions which are no padding, [N, D].
 
     A vector [N, D] stays as it is. Of a sequence that is all padding the mean is 0.
@@ -44,7 +49,7 @@ def mean(_: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None, __: Basis 
         return feature_NX.flatten(2).mean(dim=2) if feature_NX.ndim > SEQUENCE else feature_NX
     if there_NL is None:
         return feature_NX.mean(dim=1)
-    there_NL1 = there_NL[:, :, None]
+    there_NL1 = there_NL[:, :, None].float()  # so a student's bfloat16 is added up in float32
     return (feature_NX * there_NL1).sum(dim=1) / there_NL1.sum(dim=1).clamp(min=1)
 
 

@@ -1,6 +1,7 @@
 """A plain training loop: one step, one epoch. Teachers and students learn through the same one.
 
-Samples with positions, as sequences of tokens, teach by each of their targets: a loss is a mean over targets.
+Samples with positions, as sequences of tokens, teach by each of their targets: a loss is a mean over targets, with the
+hints that are added to it.
 
 Shape legend: N rows of a batch, L positions of a sample, R targets of a batch (or N), X the shape of one input, C
 classes.
@@ -175,7 +176,7 @@ def step(
         raise TypeError(f"in training the network answers {type(logits).__name__}, and a tensor of logits is needed")
     losses_R = loss(batch.answers(logits).float(), batch.labels_N, batch.soft)
     if learner.tutoring is not None:
-        losses_R = losses_R + learner.tutoring(seen, batch.inside, progress)
+        losses_R = losses_R + learner.tutoring(seen, batch, progress)
     if learner.slopes is not None and batch.inside is not None:
         given = learner.input(batch.inputs_NX)
         losses_R = losses_R + learner.slopes.told(learner.network, given, batch.inside, batch.labels_N, progress)
