@@ -18,10 +18,10 @@ from typing import Any
 
 import click
 
+from benchmarks.methods_table import ACCURACY, BEST, BYTES, CHOSEN, DEVIATION, GAIN, SEEDS, TIME, best, plot, table
 from benchmarks.results import FOLDER, Row, write
 from pipeline.config import Experiment
 from pipeline.features import CLASS
-from pipeline.plots import Spot, spots
 from pipeline.runs import Metrics
 from pipeline.store.layout import row_bytes
 from pipeline.store.mapped import LabelCache
@@ -236,7 +236,9 @@ class Bench:
         names = [*self.methods, BEST_TWO]
         students = {slug(name): (self.methods.get(name, self.methods["kd"]), self.keys(name)) for name in names}
         found = self.trained(students, "table")
-        return {name: found[f"{slug(name)} + finetune" if name == FINETUNED else slug(name)] for name in names}
+        first, second = (found[slug(FINETUNED) + suffix] for suffix in ("", " + finetune"))
+        both = [then | {"seconds": run["seconds"] + then["seconds"]} for run, then in zip(first, second, strict=True)]
+        return {name: both if name == FINETUNED else found[slug(name)] for name in names}
 
     def bytes_of(self, name: str) -> int:
         """What a row of a cache has that serves a method and no other; 0 where it asks no teacher."""
@@ -259,24 +261,26 @@ class Bench:
             return together(*(self.keys(each) for each in self.pair))
         return self.methods[name].told(self.chosen(name))
 
-    def lines(self) -> Iterator[tuple[str, "Line"]]:
-        """The figures of each method."""
-        kd = [100 * run["test_accuracy"] for run in self.runs["kd"]]
-        seconds = mean(run["seconds"] for run in self.runs["kd"])
-        for name, runs in self.runs.items():
+    def rows(self) -> Iterator[Row]:
+        """The figures to keep."""
+        name = DATASETS[self.name]
+        kd = self.runs["kd"]
+        yield Row(f"{name}: {SEEDS}", len(kd), "seeds")
+        for method, runs in self.runs.items():
             reached = [100 * run["test_accuracy"] for run in runs]
-            gained = [each - other for each, other in zip(reached, kd, strict=True)]
-            yield name, Line(reached, gained, self.bytes_of(name), mean(run["seconds"] for run in runs) / seconds)
-
-
-@dataclass(frozen=True)
-class Line:
-    """What came of a method on a dataset."""
-
-    reached: list[float]
-    gained: list[float]
-    bytes: int
-    seconds: float  # of a run, as a ratio to that of kd
+            gained = [each - 100 * other["test_accuracy"] for each, other in zip(reached, kd, strict=True)]
+            for what, values in ((ACCURACY, reached), (GAIN, gained)):
+                yield Row(f"{name}, {method}: {what}", mean(values), "%", spread=(min(values), max(values)))
+                yield Row(f"{name}, {method}: {DEVIATION}{what}", stdev(values), "%")
+            yield Row(f"{name}, {method}: {BYTES}", self.bytes_of(method), "bytes")
+            seconds, theirs = (mean(run["seconds"] for run in each) for each in (runs, kd))
+            yield Row(f"{name}, {method}: {TIME}", seconds / theirs, "", theirs)
+        for method, tried in self.search.items():
+            yield Row(f"{name}, {method}: {CHOSEN}", self.chosen(method), "")
+            for number, accuracy in tried.items():
+                yield Row(f"{name}, {method} by {number:g}: validation accuracy", accuracy, "%")
+        for method in self.pair:
+            yield Row(f"{name}, {method}: {BEST}", max(self.search[method].values()), "%")
 
 
 def slug(name: str) -> str:
@@ -295,40 +299,6 @@ def together(first: Keys, second: Keys) -> Keys:
     return both | ({"hints": [*first["hints"], *second["hints"]]} if "hints" in first and "hints" in second else {})
 
 
-def told_of(name: str, benches: list[Bench], found: list[dict[str, Line]]) -> str:
-    """A line of the table."""
-    cells = []
-    for bench, lines in zip(benches, found, strict=True):
-        line, number = lines[name], f"{bench.chosen(name):g}" if name in bench.search else ""
-        what = " + ".join(bench.pair) if name == BEST_TWO else number
-        gain = "" if name == "kd" else _spread(line.gained, "+.2f")
-        cells += [what, _spread(line.reached, ".2f"), gain, f"{line.bytes:,}", f"{line.seconds:.2f}"]
-    return f"| {name} | {' | '.join(cells)} |"
-
-
-def header(benches: list[Bench]) -> list[str]:
-    """Of the table."""
-    titles = [
-        f"{DATASETS[bench.name] if what == 'accuracy, %' else ''} {what}".strip()
-        for bench in benches
-        for what in ("chosen", "accuracy, %", "against kd", "bytes a row", "time ÷ kd's")
-    ]
-    return [f"| method | {' | '.join(titles)} |", f"|---|{'--:|' * len(titles)}"]
-
-
-def rows(bench: Bench, lines: Mapping[str, Line]) -> Iterator[Row]:
-    """The figures to keep."""
-    name = DATASETS[bench.name]
-    for method, line in lines.items():
-        for what, values in (("test accuracy", line.reached), ("test accuracy less that of kd", line.gained)):
-            yield Row(f"{name}, {method}: {what}", mean(values), "%", spread=(min(values), max(values)))
-        yield Row(f"{name}, {method}: bytes a row", line.bytes, "bytes")
-        yield Row(f"{name}, {method}: time of a run against kd's", line.seconds, "")
-    for method, tried in bench.search.items():
-        for number, accuracy in tried.items():
-            yield Row(f"{name}, {method} by {number:g}: validation accuracy", accuracy, "%")
-
-
 @click.command(help=__doc__)
 @click.option("--only", type=click.Choice(tuple(DATASETS)), help="Train on this dataset, and keep no figure.")
 @click.option("--seeds", default=5, show_default=True, help="Runs of each student.")
@@ -336,22 +306,12 @@ def rows(bench: Bench, lines: Mapping[str, Line]) -> Iterator[Row]:
 def main(only: str | None, seeds: int, *, quick: bool) -> None:
     """Train what is not trained yet, print and keep."""
     benches = [Bench(name, 2 if quick else seeds, quick) for name in ([only] if only else DATASETS)]
-    found = [dict(bench.lines()) for bench in benches]
-    print("\n".join([*header(benches), *(told_of(name, benches, found) for name in found[0])]))
-    if only or quick:
-        return
-    write("methods", [row for bench, lines in zip(benches, found, strict=True) for row in rows(bench, lines)])
-    panels = {
-        DATASETS[bench.name]: [
-            Spot(name, line.bytes, mean(line.reached), stdev(line.reached)) for name, line in lines.items()
-        ]
-        for bench, lines in zip(benches, found, strict=True)
-    }
-    (FOLDER / "methods.png").write_bytes(spots(panels, "bytes a row", "test accuracy (%)"))
-
-
-def _spread(values: list[float], form: str) -> str:
-    return f"{mean(values):{form}} ± {stdev(values):.2f}"
+    rows = [row for bench in benches for row in bench.rows()]
+    print("\n".join(table(rows)))
+    print("\nThe best two: " + "; ".join(f"{name}: {' and '.join(pair)}" for name, pair in best(rows).items()) + ".")
+    if not only and not quick:
+        write("methods", rows)
+        (FOLDER / "methods.png").write_bytes(plot(rows))
 
 
 if __name__ == "__main__":
