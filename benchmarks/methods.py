@@ -18,10 +18,10 @@ from typing import Any
 
 import click
 
-from benchmarks.methods_table import ACCURACY, BEST, BYTES, CHOSEN, DEVIATION, GAIN, SEEDS, TIME, best, plot, table
+from benchmarks.methods_table import ACCURACY, BEST, BYTES, CHOSEN, DEVIATION, ECE, GAIN, SEEDS, TIME, best, plot, table
 from benchmarks.results import FOLDER, Row, write
 from pipeline.config import Experiment
-from pipeline.features import CLASS
+from pipeline.features import CLASS, SCALE
 from pipeline.runs import Metrics
 from pipeline.store.layout import row_bytes
 from pipeline.store.mapped import LabelCache
@@ -246,7 +246,7 @@ class Bench:
         if not student.soft:
             return 0
         sizes = {each.name: row_bytes(each) for each in LabelCache.open(self.cache(self.kept(name))).job.arrays}
-        inside = {f"feature_{hint.feature}" for hint in student.hints}
+        inside = {f"feature_{hint.feature}{end}" for hint in student.hints for end in ("", SCALE)}
         inside |= {"gradient", CLASS} if student.gradients else set()
         extra = {array for array in sizes if array.startswith(("feature_", "gradient"))}
         return sum(size for array, size in sizes.items() if array not in extra or array in inside)
@@ -272,9 +272,11 @@ class Bench:
             for what, values in ((ACCURACY, reached), (GAIN, gained)):
                 yield Row(f"{name}, {method}: {what}", mean(values), "%", spread=(min(values), max(values)))
                 yield Row(f"{name}, {method}: {DEVIATION}{what}", stdev(values), "%")
+            yield Row(f"{name}, {method}: {ECE}", 100 * mean(run["test_ece"] for run in runs), "%")
             yield Row(f"{name}, {method}: {BYTES}", self.bytes_of(method), "bytes")
             seconds, theirs = (mean(run["seconds"] for run in each) for each in (runs, kd))
-            yield Row(f"{name}, {method}: {TIME}", seconds / theirs, "", theirs)
+            if not self.kept(method):  # else it was taught by itself, and its time is of another hour
+                yield Row(f"{name}, {method}: {TIME}", seconds / theirs, "")
         for method, tried in self.search.items():
             yield Row(f"{name}, {method}: {CHOSEN}", self.chosen(method), "")
             for number, accuracy in tried.items():

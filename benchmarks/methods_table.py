@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchmarks.results import Row
 from pipeline.plots import Spot, spots
 
-ACCURACY, GAIN, BYTES, TIME, CHOSEN, BEST, SEEDS = (
+ACCURACY, GAIN, ECE, BYTES, TIME, CHOSEN, BEST, SEEDS = (
     "test accuracy",
     "test accuracy less that of kd",
+    "expected calibration error",
     "bytes a row",
     "time of a run against kd's",
     "chosen",
@@ -23,7 +24,7 @@ def table(rows: Iterable[Row]) -> list[str]:
     figures = _figures(rows)
     datasets, methods = _names(figures)
     titles = [title for name in datasets for title in (f"{name}, %", "against kd, %")]
-    header = ["method", "chosen", *titles, "bytes a row", "time ÷ kd's"]
+    header = ["method", "chosen", *titles, "ECE, %", "bytes a row", "time ÷ kd's"]
     lines = [f"| {' | '.join(header)} |", f"|---|{'--:|' * (len(header) - 1)}"]
     for method in methods:
         keys = [f"{name}, {method}: " for name in datasets]
@@ -31,10 +32,8 @@ def table(rows: Iterable[Row]) -> list[str]:
         for key in keys:
             cells.append(_spread(figures, key, ACCURACY, ".2f"))
             cells.append("" if method == "kd" else _spread(figures, key, GAIN, "+.2f"))
-        cells += [
-            _both((figures[key + BYTES] for key in keys), ",.0f"),
-            _both((figures[key + TIME] for key in keys), ".2f"),
-        ]
+        for what, form in ((ECE, ".1f"), (BYTES, ",.0f"), (TIME, ".2f")):
+            cells.append(_both((figures.get(key + what) for key in keys), form))
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return lines
 
