@@ -236,9 +236,7 @@ class Bench:
         names = [*self.methods, BEST_TWO]
         students = {slug(name): (self.methods.get(name, self.methods["kd"]), self.keys(name)) for name in names}
         found = self.trained(students, "table")
-        first, second = (found[slug(FINETUNED) + suffix] for suffix in ("", " + finetune"))
-        both = [then | {"seconds": run["seconds"] + then["seconds"]} for run, then in zip(first, second, strict=True)]
-        return {name: both if name == FINETUNED else found[slug(name)] for name in names}
+        return {name: found[slug(name) + (" + finetune" if name == FINETUNED else "")] for name in names}
 
     def bytes_of(self, name: str) -> int:
         """What a row of a cache has that serves a method and no other; 0 where it asks no teacher."""
@@ -275,7 +273,7 @@ class Bench:
             yield Row(f"{name}, {method}: {ECE}", 100 * mean(run["test_ece"] for run in runs), "%")
             yield Row(f"{name}, {method}: {BYTES}", self.bytes_of(method), "bytes")
             seconds, theirs = (mean(run["seconds"] for run in each) for each in (runs, kd))
-            if not self.kept(method):  # else it was taught by itself, and its time is of another hour
+            if not self.kept(method) and method != FINETUNED:  # these were taught by themselves, in another hour
                 yield Row(f"{name}, {method}: {TIME}", seconds / theirs, "")
         for method, tried in self.search.items():
             yield Row(f"{name}, {method}: {CHOSEN}", self.chosen(method), "")
