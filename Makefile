@@ -21,6 +21,9 @@ READERS    := $(if $(NEWEST),.venv-readers/ready)
 # How many processes run the tests.
 JOBS       ?= 2
 
+# How many runs of each student the table of methods is made of.
+SEEDS      ?= 5
+
 # Debian 12's packages of a text and of photographs, unpacked and never installed.
 DOCS := python3.11-doc
 PHOTOGRAPHS := mate-backgrounds opencv-doc plasma-workspace-wallpapers tuxpaint-stamps-default
@@ -209,7 +212,7 @@ losses: $(VENV)/ready ## Train a student by each loss and from each encoding, fi
 	$(BIN)/python -m benchmarks.students $(QUICK)
 
 methods: $(VENV)/ready $(DATA_cifar10) ## Hold every method beside its bytes on Fashion-MNIST and CIFAR-10 (three hours); print a table.
-	$(BIN)/python -m benchmarks.methods $(QUICK)
+	$(BIN)/python -m benchmarks.methods --seeds $(SEEDS) $(QUICK)
 	$(BIN)/python -m benchmarks.extras $(QUICK)
 
 unlabelled: $(VENV)/ready ## Teach Fashion-MNIST without a label: soft labels, weak ones, clusters (ten minutes on two cores).

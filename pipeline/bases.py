@@ -24,7 +24,7 @@ from pipeline.errors import ConfigError, TeacherError
 from pipeline.features import PCA, FeatureSettings
 from pipeline.labels import FeatureSpec
 from pipeline.store.files import make_directory
-from pipeline.weights import file_digest, load_state, notes_of, save_state
+from pipeline.weights import file_digest, load_state, note_in, save_state
 
 WIDEST = 8192
 """Elements of a row: their covariance takes 512 MiB in float64."""
@@ -161,12 +161,7 @@ def write_basis(spec: FeatureSpec, path: Path, fitted: Fitted, said: Mapping[str
 
 def notes_in(path: Path) -> Mapping[str, Any] | None:
     """What a basis was fitted on, as its file says; None if there is no file, or no fitting of ours wrote it."""
-    said = notes_of(path).get(NOTE) if path.is_file() else None
-    try:
-        found = json.loads(said) if said else None
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+    return note_in(path, NOTE)
 
 
 def basis_digest(path: Path) -> str:
