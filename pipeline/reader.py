@@ -52,6 +52,7 @@ class Batch(Tensors):
     inside: Inside | None = None  # what was asked for of the teacher's features
     places_R: torch.Tensor | None = None  # of samples with positions: the places, among all N L, of what is told
     classes: int | None = None  # of these samples: logits beyond are padding
+    tokens: bool = False  # whether the inputs are sequences of them
 
     @property
     def taught(self) -> int:
@@ -80,8 +81,8 @@ class Batch(Tensors):
 
     @property
     def there_NL(self) -> torch.Tensor | None:  # noqa: N802 - a tensor's shape
-        """Which positions are no padding; None without positions."""
-        return None if self.places_R is None else there(self.inputs_NX)
+        """Which positions are no padding; None of what is no sequence of tokens."""
+        return there(self.inputs_NX) if self.tokens else None
 
 
 def collate(batch: Batch) -> Batch:
@@ -188,8 +189,10 @@ class Reader(torch.utils.data.Dataset[Batch]):
         inputs, labels = self.dataset.inputs(rows, views), self.dataset.labels
         known = np.full(rows.size, UNLABELLED) if labels is None else np.asarray(labels[rows])
         heard = self.heard(wanted, rows, inputs)
-        batch = Batch(torch.from_numpy(inputs), torch.from_numpy(known), heard, rows, self.inside(wanted))
-        return batch if self.dataset.positions is None else by_target(batch, self.dataset.classes)
+        each, tokens = self.dataset.positions is not None, self.dataset.settings.input == "tokens"
+        taught = torch.from_numpy(inputs), torch.from_numpy(known), heard
+        batch = Batch(*taught, rows, self.inside(wanted), tokens=each or tokens)
+        return by_target(batch, self.dataset.classes) if each else batch
 
     def heard(self, wanted: Rows, rows: Rows, inputs: NDArray[np.generic]) -> Heard | None:
         """The soft labels of rows, or views of rows, whose inputs are given; None without a cache.

@@ -29,8 +29,8 @@ from pipeline.reductions import averaged
 from pipeline.schedules import Progress, value_at
 from pipeline.taps import refuse_unknown, tapped, tensor_of
 
-VECTOR, MAP = 2, 4
-"""Axes of [N, D] and [N, C, H, W]."""
+VECTOR, SEQUENCE, MAP = 2, 3, 4
+"""Axes of [N, D], [N, L, D] and [N, C, H, W]."""
 
 
 class Tutor(nn.Module):
@@ -137,15 +137,30 @@ def _told(hint: Hint, layer: nn.Module, student_NX: Tensor, batch: Batch) -> Ten
 
     Where samples with positions have a feature of each, [N, L, D], targets are compared one by one, and nothing else is
     seen. Where a feature is of a sample as a whole, [N, D], so is the student's, and what comes of it counts at each
-    of the sample's targets.
+    of the sample's targets. Of a text with one answer, padding is alike on both sides.
     """
     assert batch.inside is not None, "it was asked for"
     teacher_NX = batch.inside.features[hint.feature]
     if teacher_NX.ndim == VECTOR:
-        student_ND = averaged(student_NX, batch.there_NL)
+        student_ND = averaged(student_NX, _there(student_NX, batch))
         return batch.at_targets(_compared(hint, layer(student_ND.float()), teacher_NX, batch.inside))
-    student_RX, teacher_RX = batch.of_targets(student_NX), batch.of_targets(teacher_NX)
-    return _compared(hint, layer(student_RX.float()), teacher_RX, batch.inside)
+    student_RX, teacher_RX = layer(batch.of_targets(student_NX).float()), batch.of_targets(teacher_NX)
+    if batch.places_R is None:
+        student_RX, teacher_RX = _without_padding(student_RX, batch), _without_padding(teacher_RX, batch)
+    return _compared(hint, student_RX, teacher_RX, batch.inside)
+
+
+def _without_padding(feature_NX: Tensor, batch: Batch) -> Tensor:
+    there_NL = _there(feature_NX, batch)
+    return feature_NX if there_NL is None else feature_NX.masked_fill(~there_NL[:, :, None], 0)
+
+
+def _there(feature_NX: Tensor, batch: Batch) -> Tensor | None:
+    """Which of a feature's positions are no padding; None where it has none, or others than the input."""
+    there_NL = batch.there_NL
+    if there_NL is None or feature_NX.ndim != SEQUENCE or feature_NX.shape[1] != there_NL.shape[1]:
+        return None
+    return there_NL
 
 
 def _compared(hint: Hint, student_NX: Tensor, teacher_NX: Tensor, inside: Inside) -> Tensor:

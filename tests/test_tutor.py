@@ -23,6 +23,7 @@ from pipeline.sequences import NONE, POSITIONS, TARGETS, shown, there
 from pipeline.taps import tapped
 from pipeline.training import Epoch, start
 from pipeline.tutor import Tutor
+from pipeline.views import Viewed
 
 NORM, WIDTH, SMALL, OTHERS = "decoder.norm", 8, 4, range(9, 12)
 EACH = FeatureSpec("each", NORM, "none", "float32", (LENGTH, WIDTH), (LENGTH, WIDTH))
@@ -44,11 +45,11 @@ def network(seed: int = 0, width: int = WIDTH) -> nn.Module:
     return model
 
 
-def tutor(loss: str, feature: str, width: int = WIDTH, *, regressor: bool = False) -> Tutor:
+def tutor(loss: str, feature: str, width: int = WIDTH, *, regressor: bool = False, spec: LabelSpec = SPEC) -> Tutor:
     """One of a single hint, under seed 0."""
     hint = Hint(loss=loss, feature=feature, module=NORM, regressor=regressor, negatives=len(OTHERS))
     torch.manual_seed(0)
-    return Tutor("students.a", [hint], SPEC, {NORM: (LENGTH, width)})
+    return Tutor("students.a", [hint], spec, {NORM: (LENGTH, width)})
 
 
 def made(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -58,7 +59,7 @@ def made(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     return seen  # type: ignore[return-value]
 
 
-def read(rows: Sequence[int] = range(9), dataset: Packed | None = None) -> Batch:
+def read(rows: Sequence[int] = range(9), dataset: Packed | Viewed | None = None) -> Batch:
     """A batch with what a teacher makes of it, and of three other samples."""
     batch, others = (Reader(dataset or Packed(20)).__getitems__(list(each)) for each in (rows, OTHERS))
     asked = network()
@@ -122,6 +123,41 @@ def test_what_stands_where_nothing_is_told_changes_nothing(loss: str, feature: s
     slopes_NLD = outcomes[0][1]
     assert not slopes_NLD[~told_NL].any()
     assert slopes_NLD[told_NL].any()
+
+
+@pytest.mark.parametrize("feature", ["each", "whole"])
+@pytest.mark.parametrize("loss", [*BY_PLACE, *BY_SAMPLE, *CONTRASTS])
+def test_padding_of_a_text_with_one_answer_tells_nothing(loss: str, feature: str) -> None:
+    """Law: to the bit, value and gradient: what teacher and student make of padding changes neither."""
+    texts = Packed(20)
+    texts.positions, texts.labels = None, np.zeros(20, np.int64)
+    batch = read(range(12, 20), Viewed(texts, ViewSettings(input="tokens")))
+    of = tutor(loss, feature, SMALL, regressor=loss not in BY_SAMPLE, spec=replace(SPEC, positions=None))
+    padding_NL = batch.inputs_NX[:, POSITIONS] < 0
+    student_NLD, outcomes = made(network(seed=1, width=SMALL), batch)[NORM].detach(), []
+    kept = batch.inside.features
+    for noise in (0.0, 100.0):
+        ours = (student_NLD + noise * padding_NL[:, :, None]).requires_grad_()
+        theirs = {**kept, "each": kept["each"] - noise * padding_NL[:, :, None]}
+        found_N = heard(of, {NORM: ours}, replace(batch, inside=replace(batch.inside, features=theirs)))
+        outcomes.append([found_N.detach(), *torch.autograd.grad(found_N.mean(), [ours, *of.parameters()])])
+    assert padding_NL.any()
+    assert len(outcomes[0][0]) == len(batch.rows)
+    for plain, noisy in zip(*outcomes, strict=True):
+        assert torch.equal(plain, noisy)
+    assert outcomes[0][1][~padding_NL].any()
+
+
+def test_a_module_of_other_positions_is_averaged_whole() -> None:
+    """Law: where a student's sequence is not as long as the text, nothing in it is known to be padding."""
+    texts = Packed(20)
+    texts.positions, texts.labels = None, np.zeros(20, np.int64)
+    batch = read(range(12, 20), Viewed(texts, ViewSettings(input="tokens")))
+    hint = Hint(loss="feature_mse", feature="whole", module=NORM, regressor=False)
+    of = Tutor("students.a", [hint], replace(SPEC, positions=None), {NORM: (2, WIDTH)})
+    student_NLD = torch.randn(8, 2, WIDTH, generator=torch.Generator().manual_seed(0))
+    expected_N = (student_NLD.mean(dim=1) - batch.inside.features["whole"]).square().mean(dim=1)
+    torch.testing.assert_close(heard(of, {NORM: student_NLD}, batch), expected_N)
 
 
 @pytest.mark.parametrize(("loss", "feature"), [case for case in ALL if case[0] in BY_PLACE])
