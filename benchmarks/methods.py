@@ -10,7 +10,7 @@ of a seed share, so that they compare with each other. Runs that are done are no
 
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
@@ -18,10 +18,10 @@ from typing import Any
 
 import click
 
+from benchmarks.methods_table import ACCURACY, BEST, BYTES, CHOSEN, DEVIATION, ECE, GAIN, SEEDS, TIME, best, plot, table
 from benchmarks.results import FOLDER, Row, write
 from pipeline.config import Experiment
-from pipeline.features import CLASS
-from pipeline.plots import Spot, spots
+from pipeline.features import CLASS, SCALE
 from pipeline.runs import Metrics
 from pipeline.store.layout import row_bytes
 from pipeline.store.mapped import LabelCache
@@ -41,7 +41,7 @@ Told = dict[str, list[Metrics]]
 
 @dataclass(frozen=True)
 class Method:
-    """Keys of a student beside those of `kd`, by a number that is chosen among some."""
+    """Keys of a student, by a number that is chosen among some."""
 
     keys: Callable[[float], Keys]
     tried: tuple[float, ...] = (1.0,)
@@ -49,14 +49,17 @@ class Method:
     """Whether it stands beside `kd`, and so may be one of two."""
     kept: tuple[Keys, ...] = ()
     """Features that a cache of its own keeps."""
+    kd: Keys = field(default_factory=dict)
+    """What it is told besides, where it says nothing of its loss."""
+
+    def told(self, number: float) -> Keys:
+        """All keys, by a number."""
+        return self.kd | self.keys(number)
 
 
 def told(name: str, *, hard: float = 0.1, soft: float = 0.9, **options: object) -> Keys:
-    """A loss in the place of `kd`, at its temperature."""
+    """A loss beside that of true labels."""
     return {"loss": [{"name": "hard", "weight": hard}, {"name": name, "weight": soft, **options}]}
-
-
-KD = told("kd", temperature=4.0)["loss"]
 
 
 def hint(loss: str, *tried: float, feature: str = "last", module: str = "11") -> Method:
@@ -71,7 +74,7 @@ def hint(loss: str, *tried: float, feature: str = "last", module: str = "11") ->
 def reduced(dtype: str, **reduction: object) -> Method:
     """`feature_mse` by the last feature, kept in fewer bytes."""
     vector = {"module": "13", "name": "last", "dtype": dtype, **reduction}
-    return replace(hint("feature_mse", 1.0, 10.0, 100.0), beside=False, kept=(vector,))
+    return replace(hint("feature_mse", 0.1, 1.0, 10.0), beside=False, kept=(vector,))
 
 
 def same(keys: Keys) -> Method:
@@ -79,48 +82,48 @@ def same(keys: Keys) -> Method:
     return Method(lambda _: keys)
 
 
-METHODS: dict[str, Method] = {
-    "alone": same({"loss": "hard"}),
-    "label_smoothing": Method(lambda share: {"loss": [{"name": "hard", "label_smoothing": share}]}, (0.05, 0.1, 0.2)),
-    "entropy": Method(
-        lambda weight: {"loss": [{"name": "hard"}, {"name": "entropy", "weight": -weight}]}, (0.03, 0.1, 0.3)
-    ),
-    "kd": same({}),
-    "lskd": same(told("kd", soft=9.0, temperature=2.0, standardise=True)),
-    "reverse_kl": same(told("reverse_kl", temperature=4.0)),
-    "jsd": same(told("jsd", temperature=4.0)),
-    "skew_kl": same(told("skew_kl", temperature=4.0)),
-    "tv": Method(lambda weight: told("tv", temperature=4.0, soft=weight), (1.0, 3.0, 10.0)),
-    "mse": Method(lambda weight: told("mse", soft=weight), (0.03, 0.1, 0.3)),
-    "dkd": Method(lambda beta: told("dkd", hard=1.0, soft=1.0, temperature=4.0, beta=beta), (2.0, 8.0)),
-    "dist": same(told("dist", hard=1.0, soft=1.0, temperature=4.0)),
-    "wkd": Method(lambda weight: told("wkd", hard=1.0, soft=weight), (0.1, 1.0)),
-    "weak": same(told("weak")),
-    "adversarial": Method(
-        lambda weight: {"loss": [*KD, {"name": "adversarial", "weight": weight}]}, (0.1, 1.0), beside=True
-    ),
-    "feature_mse": hint("feature_mse", 1.0, 10.0, 100.0),
-    "feature_mse, int8": reduced("int8"),
-    "feature_mse, pca to 32": reduced("float16", reduction="pca", dimensions=32),
-    "feature_mse, projection to 32": reduced("float16", reduction="projection", dimensions=32),
-    "feature_cosine": hint("feature_cosine", 1.0, 10.0, 100.0),
-    "rkd_distance": hint("rkd_distance", 2.5, 25.0, 250.0),
-    "rkd_angle": hint("rkd_angle", 5.0, 50.0, 500.0),
-    "similarity": hint("similarity", 300.0, 3000.0, 30000.0),
-    "cka": hint("cka", 0.3, 3.0, 30.0),
-    "attention": hint("attention", 1.0, 10.0, 100.0, feature="middle", module="7"),
-    "infonce": hint("infonce", 0.1, 1.0, 10.0),
-    "crd": hint("crd", 0.08, 0.8, 8.0),
-    "gradient": Method(lambda weight: {"gradients": {"weight": weight}}, (0.01, 0.1), beside=True),
-    "gradient_norm": Method(
-        lambda weight: {"gradients": {"weight": 0.0, "penalty": weight}}, (0.001, 0.01), beside=True
-    ),
-    "seeded": same({"seeded": {}}),
-    FINETUNED: same({"finetune": {"epochs": 1, "learning_rate": 3e-4}}),
-}
-"""By name, those of `docs/methods.md` where there is one; `kd` is as the experiment has it."""
+def at(temperature: float) -> dict[str, Method]:
+    """All but `kd`, at the temperature that it has."""
+    kd = told("kd", temperature=temperature)["loss"]
+    return {
+        "alone": same({"loss": "hard"}),
+        "label_smoothing": Method(lambda share: {"loss": [{"name": "hard", "label_smoothing": share}]}, (0.05, 0.1)),
+        "entropy": Method(
+            lambda weight: {"loss": [{"name": "hard"}, {"name": "entropy", "weight": -weight}]}, (0.1, 0.3)
+        ),
+        "lskd": Method(lambda weight: told("kd", soft=weight, temperature=2.0, standardise=True), (0.9, 9.0)),
+        "reverse_kl": same(told("reverse_kl", temperature=temperature)),
+        "jsd": same(told("jsd", temperature=temperature)),
+        "skew_kl": same(told("skew_kl", temperature=temperature)),
+        "tv": Method(lambda weight: told("tv", temperature=temperature, soft=weight), (0.9, 3.0)),
+        "mse": Method(lambda weight: told("mse", hard=1.0, soft=weight), (0.01, 0.03)),
+        "dkd": Method(lambda beta: told("dkd", hard=1.0, soft=1.0, temperature=temperature, beta=beta), (1.0, 4.0)),
+        "dist": same(told("dist", hard=1.0, soft=1.0, temperature=temperature)),
+        "wkd": Method(lambda weight: told("wkd", hard=1.0, soft=weight), (0.1, 1.0)),
+        "weak": same(told("weak")),
+        "adversarial": Method(
+            lambda weight: {"loss": [*kd, {"name": "adversarial", "weight": weight}]}, (0.01, 0.1), beside=True
+        ),
+        "feature_mse": hint("feature_mse", 0.1, 1.0, 10.0),
+        "feature_mse, int8": reduced("int8"),
+        "feature_mse, pca to 32": reduced("float16", reduction="pca", dimensions=32),
+        "feature_mse, projection to 32": reduced("float16", reduction="projection", dimensions=32),
+        "feature_cosine": hint("feature_cosine", 0.1, 1.0, 10.0),
+        "rkd_distance": hint("rkd_distance", 0.25, 2.5, 25.0),
+        "rkd_angle": hint("rkd_angle", 5.0, 50.0),
+        "similarity": hint("similarity", 30.0, 300.0, 3000.0),
+        "cka": hint("cka", 0.03, 0.3, 3.0),
+        "attention": hint("attention", 1.0, 10.0, feature="middle", module="7"),
+        "infonce": hint("infonce", 0.1, 1.0),
+        "crd": hint("crd", 0.0003, 0.003, 0.03),
+        "gradient": Method(lambda weight: {"gradients": {"weight": weight}}, (0.1,), beside=True),
+        "gradient_norm": Method(lambda weight: {"gradients": {"weight": 0.0, "penalty": weight}}, (0.01,), beside=True),
+        "seeded": same({"seeded": {}}),
+        FINETUNED: same({"finetune": {"epochs": 1, "learning_rate": 3e-4}}),
+    }
 
 
+KD = Method(lambda temperature: told("kd", temperature=temperature), (1.0, 2.0, 4.0))
 QUICK = ("alone", "kd", "feature_mse", "feature_mse, pca to 32", "attention", FINETUNED)
 
 
@@ -129,6 +132,7 @@ class Bench:
     """One dataset, with what is found on it."""
 
     name: str
+    seeds: int
     quick: bool
 
     @property
@@ -141,8 +145,8 @@ class Bench:
     ) -> Experiment:
         """The experiment with these students, by its cache or one of these features; or tested on the other split."""
         table = tomllib.loads(Path(f"configs/methods_{self.name}.toml").read_text())
-        base = table["students"]["kd"] | ({"epochs": 1, "repeats": 2} if self.quick else {})
-        base |= {"repeats": 1, "seed": SEARCHED, "epochs": 1} if searching else {}
+        base = table["students"]["kd"] | ({"epochs": 1} if self.quick else {})
+        base |= {"repeats": 1, "seed": SEARCHED, "epochs": 1} if searching else {"repeats": self.seeds}
         table["students"] = {name: base | {"baseline": None} | keys for name, keys in students.items()}
         table["cache"]["path"] = self.cache(kept)
         if kept:
@@ -162,11 +166,11 @@ class Bench:
         words = [str(word) for each in kept for word in each.values()]
         return "-".join([f"caches/{self.place}", *words])
 
-    def trained(self, students: Mapping[str, tuple[str, Keys]], where: str, *, searching: bool = False) -> Told:
+    def trained(self, students: Mapping[str, tuple[Method, Keys]], where: str, *, searching: bool = False) -> Told:
         """The runs of each of these students, which have a method and its keys."""
         found: Told = {}
-        for kept in {self.cache(_kept(method)): _kept(method) for method, _ in students.values()}.values():
-            these = {name: keys for name, (method, keys) in students.items() if _kept(method) == kept}
+        for kept in {self.cache(method.kept): method.kept for method, _ in students.values()}.values():
+            these = {name: keys for name, (method, keys) in students.items() if method.kept == kept}
             experiment = self.experiment(these, kept, searching=searching)
             fit_teacher(experiment, restart=False)
             generate(experiment)
@@ -176,30 +180,47 @@ class Bench:
             found |= train_students(experiment, (), folder, restart=False).facts["students"]
         return found
 
-    @property
-    def methods(self) -> dict[str, Method]:
-        """Those of the table, but for the best two."""
-        return {name: method for name, method in METHODS.items() if name in QUICK or not self.quick}
+    @cached_property
+    def tempered(self) -> dict[float, float]:
+        """The validation accuracy of `kd` at each temperature."""
+        return self.tried({"kd": KD})["kd"]
 
     @cached_property
-    def search(self) -> dict[str, dict[float, float]]:
-        """The validation accuracy of each number that was tried, of each method that has one to choose."""
-        entries = {
-            f"{name}-{number:g}": (name, number)
-            for name, method in self.methods.items()
-            for number in method.tried
-            if len(method.tried) > 1 or method.beside
+    def methods(self) -> dict[str, Method]:
+        """Those of the table, but for the best two; first the one that others are held against."""
+        temperature = max(sorted(self.tempered), key=lambda each: self.tempered[each])
+        all_ = {"kd": replace(KD, keys=lambda _: KD.keys(temperature)), **at(temperature)}
+        return {name: replace(method, kd=KD.keys(temperature)) for name, method in all_.items() if self.shows(name)}
+
+    def shows(self, name: str) -> bool:
+        """Whether a method is in the table."""
+        return name in QUICK or not self.quick
+
+    def tried(self, methods: Mapping[str, Method]) -> dict[str, dict[float, float]]:
+        """The validation accuracy of methods by each number that is tried."""
+        entries = {f"{name}-{number:g}": (name, number) for name, each in methods.items() for number in each.tried}
+        students = {
+            slug(entry): (methods[name], methods[name].told(number)) for entry, (name, number) in entries.items()
         }
-        students = {slug(entry): (name, METHODS[name].keys(number)) for entry, (name, number) in entries.items()}
-        found: dict[str, dict[float, float]] = {}
         runs = self.trained(students, "search", searching=True)
+        found: dict[str, dict[float, float]] = {}
         for entry, (name, number) in entries.items():
             found.setdefault(name, {})[number] = 100 * runs[slug(entry)][0]["test_accuracy"]
         return found
 
+    @cached_property
+    def search(self) -> dict[str, dict[float, float]]:
+        """The validation accuracy of each number that was tried, of each method that has one to choose."""
+        chosen = {
+            name: method
+            for name, method in self.methods.items()
+            if name != "kd" and (len(method.tried) > 1 or method.beside)
+        }
+        return {"kd": self.tempered, **self.tried(chosen)}
+
     def chosen(self, name: str) -> float:
         """The number that a method has: of equals the smallest."""
-        tried = self.search.get(name, {METHODS[name].tried[0]: 0.0})
+        tried = self.search.get(name, {self.methods[name].tried[0]: 0.0})
         return max(sorted(tried), key=lambda number: tried[number])
 
     @cached_property
@@ -213,44 +234,53 @@ class Bench:
     def runs(self) -> dict[str, list[Metrics]]:
         """Of every method, with what was chosen for it."""
         names = [*self.methods, BEST_TWO]
-        found = self.trained({slug(name): (name, self.keys(name)) for name in names}, "table")
-        return {name: found[f"{slug(name)} + finetune" if name == FINETUNED else slug(name)] for name in names}
+        students = {slug(name): (self.methods.get(name, self.methods["kd"]), self.keys(name)) for name in names}
+        found = self.trained(students, "table")
+        return {name: found[slug(name) + (" + finetune" if name == FINETUNED else "")] for name in names}
 
     def bytes_of(self, name: str) -> int:
         """What a row of a cache has that serves a method and no other; 0 where it asks no teacher."""
         student = self.experiment({"it": self.keys(name)}).students["it"]
         if not student.soft:
             return 0
-        sizes = {each.name: row_bytes(each) for each in LabelCache.open(self.cache(_kept(name))).job.arrays}
-        inside = {f"feature_{hint.feature}" for hint in student.hints}
+        sizes = {each.name: row_bytes(each) for each in LabelCache.open(self.cache(self.kept(name))).job.arrays}
+        inside = {f"feature_{hint.feature}{end}" for hint in student.hints for end in ("", SCALE)}
         inside |= {"gradient", CLASS} if student.gradients else set()
         extra = {array for array in sizes if array.startswith(("feature_", "gradient"))}
         return sum(size for array, size in sizes.items() if array not in extra or array in inside)
 
+    def kept(self, name: str) -> tuple[Keys, ...]:
+        """The features of a method's own cache."""
+        return self.methods[name].kept if name in self.methods else ()
+
     def keys(self, name: str) -> Keys:
         """Those of a student, with what was chosen."""
         if name == BEST_TWO:
-            return together(*(METHODS[each].keys(self.chosen(each)) for each in self.pair))
-        return METHODS[name].keys(self.chosen(name))
+            return together(*(self.keys(each) for each in self.pair))
+        return self.methods[name].told(self.chosen(name))
 
-    def lines(self) -> Iterator[tuple[str, "Line"]]:
-        """The figures of each method."""
-        kd = [100 * run["test_accuracy"] for run in self.runs["kd"]]
-        seconds = mean(run["seconds"] for run in self.runs["kd"])
-        for name, runs in self.runs.items():
+    def rows(self) -> Iterator[Row]:
+        """The figures to keep."""
+        name = DATASETS[self.name]
+        kd = self.runs["kd"]
+        yield Row(f"{name}: {SEEDS}", len(kd), "seeds")
+        for method, runs in self.runs.items():
             reached = [100 * run["test_accuracy"] for run in runs]
-            gained = [each - other for each, other in zip(reached, kd, strict=True)]
-            yield name, Line(reached, gained, self.bytes_of(name), mean(run["seconds"] for run in runs) / seconds)
-
-
-@dataclass(frozen=True)
-class Line:
-    """What came of a method on a dataset."""
-
-    reached: list[float]
-    gained: list[float]
-    bytes: int
-    seconds: float  # of a run, as a ratio to that of kd
+            gained = [each - 100 * other["test_accuracy"] for each, other in zip(reached, kd, strict=True)]
+            for what, values in ((ACCURACY, reached), (GAIN, gained)):
+                yield Row(f"{name}, {method}: {what}", mean(values), "%", spread=(min(values), max(values)))
+                yield Row(f"{name}, {method}: {DEVIATION}{what}", stdev(values), "%")
+            yield Row(f"{name}, {method}: {ECE}", 100 * mean(run["test_ece"] for run in runs), "%")
+            yield Row(f"{name}, {method}: {BYTES}", self.bytes_of(method), "bytes")
+            seconds, theirs = (mean(run["seconds"] for run in each) for each in (runs, kd))
+            if not self.kept(method) and method != FINETUNED:  # these were taught by themselves, in another hour
+                yield Row(f"{name}, {method}: {TIME}", seconds / theirs, "")
+        for method, tried in self.search.items():
+            yield Row(f"{name}, {method}: {CHOSEN}", self.chosen(method), "")
+            for number, accuracy in tried.items():
+                yield Row(f"{name}, {method} by {number:g}: validation accuracy", accuracy, "%")
+        for method in self.pair:
+            yield Row(f"{name}, {method}: {BEST}", max(self.search[method].values()), "%")
 
 
 def slug(name: str) -> str:
@@ -263,72 +293,25 @@ def _with_basis(feature: Keys, place: str) -> Keys:
     return feature | basis
 
 
-def _kept(name: str) -> tuple[Keys, ...]:
-    return METHODS[name].kept if name in METHODS else ()
-
-
 def together(first: Keys, second: Keys) -> Keys:
     """A student told by two methods."""
     both = first | second
     return both | ({"hints": [*first["hints"], *second["hints"]]} if "hints" in first and "hints" in second else {})
 
 
-def told_of(name: str, benches: list[Bench], found: list[dict[str, Line]]) -> str:
-    """A line of the table."""
-    cells = []
-    for bench, lines in zip(benches, found, strict=True):
-        line, number = lines[name], f"{bench.chosen(name):g}" if name in bench.search else ""
-        what = " + ".join(bench.pair) if name == BEST_TWO else number
-        gain = "" if name == "kd" else _spread(line.gained, "+.2f")
-        cells += [what, _spread(line.reached, ".2f"), gain, f"{line.bytes:,}", f"{line.seconds:.2f}"]
-    return f"| {name} | {' | '.join(cells)} |"
-
-
-def header(benches: list[Bench]) -> list[str]:
-    """Of the table."""
-    titles = [
-        f"{DATASETS[bench.name] if what == 'accuracy, %' else ''} {what}".strip()
-        for bench in benches
-        for what in ("chosen", "accuracy, %", "against kd", "bytes a row", "time ÷ kd's")
-    ]
-    return [f"| method | {' | '.join(titles)} |", f"|---|{'--:|' * len(titles)}"]
-
-
-def rows(bench: Bench, lines: Mapping[str, Line]) -> Iterator[Row]:
-    """The figures to keep."""
-    name = DATASETS[bench.name]
-    for method, line in lines.items():
-        for what, values in (("test accuracy", line.reached), ("test accuracy less that of kd", line.gained)):
-            yield Row(f"{name}, {method}: {what}", mean(values), "%", spread=(min(values), max(values)))
-        yield Row(f"{name}, {method}: bytes a row", line.bytes, "bytes")
-        yield Row(f"{name}, {method}: time of a run against kd's", line.seconds, "")
-    for method, tried in bench.search.items():
-        for number, accuracy in tried.items():
-            yield Row(f"{name}, {method} by {number:g}: validation accuracy", accuracy, "%")
-
-
 @click.command(help=__doc__)
 @click.option("--only", type=click.Choice(tuple(DATASETS)), help="Train on this dataset, and keep no figure.")
+@click.option("--seeds", default=5, show_default=True, help="Runs of each student.")
 @click.option("--quick", is_flag=True, help="A few methods, 2,000 images, two seeds, one epoch; no figure is kept.")
-def main(*, only: str | None, quick: bool) -> None:
+def main(only: str | None, seeds: int, *, quick: bool) -> None:
     """Train what is not trained yet, print and keep."""
-    benches = [Bench(name, quick) for name in ([only] if only else DATASETS)]
-    found = [dict(bench.lines()) for bench in benches]
-    print("\n".join([*header(benches), *(told_of(name, benches, found) for name in found[0])]))
-    if only or quick:
-        return
-    write("methods", [row for bench, lines in zip(benches, found, strict=True) for row in rows(bench, lines)])
-    panels = {
-        DATASETS[bench.name]: [
-            Spot(name, line.bytes, mean(line.reached), stdev(line.reached)) for name, line in lines.items()
-        ]
-        for bench, lines in zip(benches, found, strict=True)
-    }
-    (FOLDER / "methods.png").write_bytes(spots(panels, "bytes a row", "test accuracy (%)"))
-
-
-def _spread(values: list[float], form: str) -> str:
-    return f"{mean(values):{form}} ± {stdev(values):.2f}"
+    benches = [Bench(name, 2 if quick else seeds, quick) for name in ([only] if only else DATASETS)]
+    rows = [row for bench in benches for row in bench.rows()]
+    print("\n".join(table(rows)))
+    print("\nThe best two: " + "; ".join(f"{name}: {' and '.join(pair)}" for name, pair in best(rows).items()) + ".")
+    if not only and not quick:
+        write("methods", rows)
+        (FOLDER / "methods.png").write_bytes(plot(rows))
 
 
 if __name__ == "__main__":

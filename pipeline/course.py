@@ -33,7 +33,7 @@ from pipeline.runs import CHECKPOINT, Metrics, Run, begin, finish, finished, sav
 from pipeline.seeds import seed_of
 from pipeline.slopes import slopes_of
 from pipeline.store.mapped import LabelCache
-from pipeline.training import Epoch, Learner, Loss, predictor, start, try_out
+from pipeline.training import WEAK_KEPT, Epoch, Learner, Loss, predictor, start, try_out
 from pipeline.tutor import refuse_few, refuse_untold, tutor_of
 from pipeline.views import viewed
 
@@ -264,8 +264,8 @@ class _Pupil:
             return cls(run, lesson, learner, epoch, [], _rate(learner), reader.dataset)
         _go_on(run, learner, saved["learner"])
         history, at = saved["history"], saved["epoch"]
-        total = at["total"] if ranks.leads else 0.0
-        epoch = replace(epoch, number=len(history), steps=at["steps"], rows=at["rows"], total=total)
+        total, heard = (at["total"], at.get("heard", ())) if ranks.leads else (0.0, ())
+        epoch = replace(epoch, number=len(history), steps=at["steps"], rows=at["rows"], total=total, heard=tuple(heard))
         return cls(run, lesson, learner, epoch, history, at["rate"], reader.dataset, at["seconds"])
 
     def learn(self, batch: Batch, rows: int) -> None:
@@ -286,6 +286,7 @@ class _Pupil:
             found = self._tested(test, self.lesson.test_cache)
             line |= {f"test_{name}": value for name, value in found.figures.items()}
             line |= {"test_perplexity": found.perplexity} if viewed(test).positions else {}
+        line |= self.epoch.weak_kept()
         self.history.append({**line, "seconds": self.seconds + perf_counter() - begun})
         self.epoch = Epoch(self.learner, self.lesson.loss, self.run.seed, self.epoch.number + 1)
         self.rate, self.seconds = _rate(self.learner), 0.0
@@ -302,8 +303,9 @@ class _Pupil:
         if self.metrics is not None:
             return
         self._attempt(self.epoch.settle)
-        at = {"steps": self.epoch.steps, "rows": self.epoch.rows, "total": self._total()}
+        at: Metrics = {"steps": self.epoch.steps, "rows": self.epoch.rows, "total": self._total()}
         at |= {"rate": self.rate, "seconds": self.seconds}
+        at |= {"heard": heard} if (heard := self.epoch.heard_by_all()) else {}
         if self.learner.ranks.leads:
             save_progress(self.run, {"learner": self.learner.state(), "history": self.history, "epoch": at})
 
@@ -316,6 +318,7 @@ class _Pupil:
             found, asked = self._examined(), self.lesson.test or self.dataset
             costs = cost(predictor(self.learner), asked, _tested_at_once(self.run, asked), self.learner.device)
             figures = {f"test_{name}": value for name, value in found.figures.items()} | costs
+            figures |= {name: value for name, value in self.history[-1].items() if name == WEAK_KEPT}
             self.metrics = finish(self.run, self.learner.network, self.history, figures, found.counts)
         self.learner.ranks.wait()
         self.metrics = self.metrics or finished(self.run)
@@ -344,7 +347,7 @@ def _seated(run: Run, lesson: Lesson, reader: Reader, steps: int, ranks: Ranks =
     """A learner at its first step, tried out on a sample, with a tutor if it is given hints."""
     network, key = lesson.build(), f"students.{run.folder.parent.name}"
     refuse_few(key, lesson.hints, len(reader), run.settings.batch_size)
-    refuse_untold(key, lesson.hints, reader.dataset.positions, ranks.world)
+    refuse_untold(key, lesson.hints, ranks.world)
     # By itself first, if more is tried out than its answer: ranks share each network once.
     apart = bool(lesson.hints) or lesson.gradients is not None
     learner = start(network, run.settings, run.views, steps, ALONE if apart else ranks)
@@ -353,7 +356,7 @@ def _seated(run: Run, lesson: Lesson, reader: Reader, steps: int, ranks: Ranks =
         return learner
     tutor, slopes, sample = None, None, reader.dataset.inputs(np.zeros(1, np.int64))
     if lesson.hints:
-        tutor = tutor_of(key, network, lesson.hints, reader.spec.features, lambda: predictor(learner)(sample))
+        tutor = tutor_of(key, network, lesson.hints, reader.spec, lambda: predictor(learner)(sample))
     if lesson.gradients is not None and reader.spec.gradient is not None:
         given = learner.input(torch.from_numpy(sample).to(learner.device))
         slopes = slopes_of(key, network, lesson.gradients, reader.spec.gradient, given)

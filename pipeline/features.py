@@ -12,11 +12,12 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.labels import ArraySpec, FeatureSpec, GradientSpec, Kept
 from pipeline.schedules import Weight
-from pipeline.settings import Settings
+from pipeline.settings import FilePath, Settings
 
 SCALE, FILL = "_scale", -128
 CLASS = "gradient_class"  # the array that says whose logit a gradient is of
-Reduction: TypeAlias = Literal["none", "mean", "projection", "attention"]
+PCA = "pca"
+Reduction: TypeAlias = Literal["none", "mean", "projection", "pca", "attention"]
 
 
 class FeatureSettings(Settings):
@@ -31,9 +32,14 @@ class FeatureSettings(Settings):
     """What students call it, and the array in the store: small letters, digits and underscores."""
     reduction: Reduction = "mean"
     """`mean` over space, or over the positions of a sequence; `projection` to `dimensions` numbers by random signs;
-    `attention` of maps the one channel that attention transfer compares; `none` keeps all."""
+    `pca` to as many principal components; `attention` of maps the one channel that attention transfer compares; `none`
+    keeps all."""
     dimensions: PositiveInt | None = None
-    """Of a projection, how many numbers are kept; of a sequence's, at each position."""
+    """Of `projection` and `pca`, how many numbers are kept; of a sequence's, at each position."""
+    basis: FilePath | None = None
+    """Of `pca`, the file of its mean and components, which `fit-teacher` writes if it does not exist."""
+    sample: PositiveInt = 4096
+    """Of `pca`, on how many of the first samples, each in its first view, it is fitted."""
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     """Of a projection."""
     dtype: Literal["float16", "float32", "int8"] = "float16"
@@ -41,10 +47,22 @@ class FeatureSettings(Settings):
 
     @model_validator(mode="after")
     def _has_dimensions(self) -> "FeatureSettings":
-        if (self.dimensions is None) == (self.reduction == "projection"):
+        if (self.dimensions is None) == (self.reduction in {"projection", PCA}):
             raise ValueError(
-                'reduction = "projection" needs dimensions, the numbers to keep, for example 128; others take none'
+                'reduction = "projection" or "pca" needs dimensions, the numbers to keep, for example 128; others take '
+                "none"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_basis(self) -> "FeatureSettings":
+        if (self.basis is None) == (self.reduction == PCA):
+            raise ValueError(
+                'reduction = "pca" needs basis, the file of its components, for example '
+                '"checkpoints/last.pca.safetensors"; others take none'
+            )
+        if self.basis is not None and self.basis.suffix != ".safetensors":
+            raise ValueError(f"basis is written as safetensors, and {str(self.basis)!r} does not end in .safetensors")
         return self
 
     def spec(self, module_shape: Sequence[int], row_shape: Sequence[int]) -> FeatureSpec:
@@ -98,6 +116,11 @@ class Hint(Settings):
         return self.loss in {"rkd_distance", "rkd_angle", "similarity", "cka"}
 
     @property
+    def tells_places(self) -> bool:
+        """Whether it compares vectors one by one, as those of a sequence's positions."""
+        return self.loss in {"feature_mse", "feature_cosine", "feature_sphere"}
+
+    @property
     def regresses(self) -> bool:
         """Whether it compares element by element what a learned layer makes of the student's feature."""
         return self.regressor and not self.compares_rows and self.loss != "attention"
@@ -110,6 +133,9 @@ def names_apart(features: tuple[FeatureSettings, ...]) -> tuple[FeatureSettings,
         raise ValueError(f"two features are called {twice!r}: give each a name of its own")
     if scale := next((name for name in names if name.endswith(SCALE)), None):
         raise ValueError(f"the feature {scale!r} has a name that ends as arrays of scales do: call it otherwise")
+    files = [each.basis for each in features if each.basis is not None]
+    if shared := next((file for file in files if files.count(file) > 1), None):
+        raise ValueError(f"two features have one basis, {str(shared)!r}: name a file for each")
     return features
 
 

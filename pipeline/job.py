@@ -10,6 +10,7 @@ from dataclasses import asdict, fields
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from pipeline import encodings, features
+from pipeline.bases import basis_digest
 from pipeline.config import Experiment, LabelSettings, Student, TeacherSettings, ViewSettings
 from pipeline.datasets import Dataset, content_digest, ids_digest
 from pipeline.errors import ConfigError, MismatchError
@@ -100,11 +101,11 @@ def content_of(source: Source, dataset: Dataset) -> str:
 
 
 def job_of(experiment: Experiment, dataset: Dataset, spec: LabelSpec) -> Job:
-    """The job of a cache. Hashes the dataset's content (unless it declares a version) and the teacher's checkpoint.
+    """The job of a cache. Hashes the dataset's content (unless it declares a version) and the teacher's files.
 
     Raises:
         ConfigError: no cache can be cut or stored as asked for.
-        TeacherError: the checkpoint is not there.
+        TeacherError: the checkpoint, or the basis of a feature, is not there.
 
     """
     arrays = (*ROW_ARRAYS, *encodings.arrays(spec), *features.arrays(spec.kept))
@@ -260,13 +261,22 @@ def _teacher_section(experiment: Experiment) -> dict[str, JsonValue]:
 
 
 def _teacher_files(experiment: Experiment) -> dict[str, JsonValue]:
-    """The digests of the files that make a teacher, which stage two need not have; of members, one each."""
+    """The digests of the files that make a teacher, which stage two need not have; of members, one each.
+
+    Those of its features' bases by the names of these; of a teacher without, no word.
+    """
     asked = experiment.teacher.asked
     found: dict[str, list[JsonValue]] = {"checkpoint_sha256": [file_digest(each.checkpoint) for each in asked]}
     configs: list[JsonValue] = [config_digest(each.model) for each in asked]
     if any(configs):
         found["config_sha256"] = configs
-    return {name: digests if experiment.teacher.members else digests[0] for name, digests in found.items()}
+    files: dict[str, JsonValue] = {
+        name: digests if experiment.teacher.members else digests[0] for name, digests in found.items()
+    }
+    bases: dict[str, JsonValue] = {
+        each.name: basis_digest(each.basis) for each in experiment.teacher.features if each.basis is not None
+    }
+    return {**files, **({"bases_sha256": bases} if bases else {})}
 
 
 def labels_section(spec: LabelSpec) -> dict[str, JsonValue]:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import encodings, reductions
+from pipeline.bases import Basis, bases_of
 from pipeline.datasets import Dataset
 from pipeline.encodings.blocks import Logits
 from pipeline.errors import TeacherError
@@ -141,10 +142,13 @@ class Labeller:
     spec: LabelSpec
     lane: Lane = field(init=False)
     views: Viewed = field(init=False)
+    bases: Mapping[str, Basis] = field(init=False)  # of features that are kept by their principal components
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lane", Lane(self.teacher.device))
         object.__setattr__(self, "views", viewed(self.dataset))
+        found = bases_of(self.spec.features, self.teacher.settings.features, self.teacher.device)
+        object.__setattr__(self, "bases", found)
         refuse_other_tokenizer(self.teacher.network, self.views.tokenizer_sha256)
 
     @property
@@ -207,7 +211,8 @@ class Labeller:
         if features:
             logits_NC, seen = self.teacher.answer_inside(inputs_NX, [each.module for each in features])
             positions = there(inputs_NX) if self.teacher.views.input == "tokens" else None
-            inside = [reductions.encode(each, seen[each.module], positions) for each in features]
+            given = [(each, seen[each.module], positions, self.bases.get(each.name)) for each in features]
+            inside = [reductions.encode(*each) for each in given]
             logits_NC = logits_NC if self.spec.positions is None else logits_NC[..., : self.spec.classes]
             return logits_NC, {name: array for part in inside for name, array in part.items()}
         if self.spec.positions is None:

@@ -18,11 +18,11 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.judges import Judge
 from pipeline.labels import DenseLabels, Heard, MixedLabels
-from pipeline.losses import LOSSES, class_cost, prototypes, standardised, standardised_labels
+from pipeline.losses import LOSSES, class_cost, prototypes, standardised, standardised_labels, sure
 from pipeline.reader import Reader
 from pipeline.schedules import BEGIN, Progress, value_at
 from pipeline.seeds import generator
-from pipeline.terms import DIST, WKD, Adversarial, Tempered, Term
+from pipeline.terms import DIST, WKD, Adversarial, Tempered, Term, Weak
 
 MOST = 700  # costs, in units of the regularisation, beyond which exp(-cost) is nothing even in float64
 SAMPLE = 4096  # rows whose logits tell which classes are alike
@@ -56,6 +56,25 @@ class Objective:
         named = [place for place, term in enumerate(self.terms) if isinstance(term, WKD) and term.cost]
         digest = sha256(b"".join(self.costs[place].numpy().tobytes() for place in named))
         return {"class_costs": digest.hexdigest()} if named else {}
+
+    @property
+    def weak(self) -> tuple[Weak, ...]:
+        """Those terms that hear the teacher of some rows only."""
+        return tuple(term for term in self.terms if isinstance(term, Weak))
+
+    @torch.no_grad()
+    def heard(self, soft: Heard | None) -> Tensor | None:
+        """How many rows there are, and of how many each `weak` term hears the teacher; None without such a term.
+
+        Of several teachers, the mean by their weights.
+        """
+        if not self.weak or soft is None:
+            return None
+        if isinstance(soft, MixedLabels):
+            parts = [part for each in soft.parts if (part := self.heard(each)) is not None]
+            return torch.stack([w * part for part, w in zip(parts, soft.weights, strict=True)]).sum(dim=0)
+        sure_N = [sure(soft, value_at(term.temperature, self.progress), term.threshold) for term in self.weak]
+        return torch.stack([torch.ones_like(sure_N[0]), *sure_N]).sum(dim=1, dtype=torch.float32)
 
     def __call__(self, student_logits_NC: Tensor, labels_N: Tensor, soft: Heard | None) -> Tensor:
         """The sum, [N].

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONGEST = 20  # letters of a name
+NEAR = 6  # columns of less than so many times another's have names that may meet
 MOST_LABELLED = 1e4  # times the least, of what has labels between powers of ten
 UNITS = {"hours": 3600, "minutes": 60, "seconds": 1}
 COLOURS = 10  # of matplotlib's lines, before they come again
@@ -65,31 +66,43 @@ class Spot:
 def spots(panels: Mapping[str, Sequence[Spot]], across: str, up: str) -> bytes:
     """A panel for each title, side by side: a point for each name, written beside it where it finds room.
 
-    Across is logarithmic from 1 on, so that what costs nothing has a place.
+    Across is logarithmic from 10 on, so that what costs nothing has a place.
     """
     figure = _figure(8 * len(panels), 9)
     for axes, (title, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for place, spot in enumerate(found):
-            colour = f"C{place % COLOURS}"
+        colours = {spot: f"C{place % COLOURS}" for place, spot in enumerate(found)}
+        for spot, colour in colours.items():
             axes.errorbar(spot.across, spot.up, spot.spread, fmt="o", markersize=4, color=colour, alpha=0.8)
         axes.set(title=title, xlabel=across, ylabel=up)
-        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xscale("symlog", linthresh=10, linscale=0.4)
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(visible=True, which="major", alpha=0.3)
         axes.margins(x=0.2)
+        axes.set_xlim(left=-5)
         bottom, top = axes.get_ylim()
         for spot, height in _apart(found, (top - bottom) / 60):
             name, beside = spot.name.replace("$", r"\$"), ("offset points", "data")
-            axes.annotate(name, (spot.across, spot.up), (12, height), textcoords=beside, fontsize=7, va="center")
+            axes.annotate(
+                name,
+                (spot.across, spot.up),
+                (12, height),
+                textcoords=beside,
+                fontsize=7,
+                va="center",
+                color=colours[spot],
+            )
     return _png(figure)
 
 
 def _apart(found: Sequence[Spot], gap: float) -> list[tuple[Spot, float]]:
-    """Where to write each name: no two of one column nearer than a gap."""
+    """Where to write each name: as low as it may be beside or above its point, a gap from all names of near columns."""
     written: list[tuple[Spot, float]] = []
     for spot in sorted(found, key=lambda spot: (spot.across, spot.up)):
-        below = [height for other, height in written if other.across == spot.across]
-        written.append((spot, max(spot.up, below[-1] + gap) if below else spot.up))
+        height = spot.up
+        for taken in sorted(each for other, each in written if other.across * NEAR >= spot.across):
+            if abs(taken - height) < gap:
+                height = taken + gap
+        written.append((spot, height))
     return written
 
 

@@ -8,7 +8,8 @@ A reader is a map-style dataset that answers a whole batch at once; with `collat
 Samples in views are a dataset that is `Viewed`. View v of row r of N is asked for as v N + r; an `EpochSampler` that is
 given a `ViewOrder` does so.
 
-Shape legend: N rows of a batch, X the shape of one input.
+Shape legend: N rows of a batch, L positions of a sample, R targets of a batch, X the shape of one input, or of what
+is made of a position, C classes.
 """
 
 import difflib
@@ -31,7 +32,7 @@ from pipeline.features import CLASS, arrays
 from pipeline.labels import ArraySpec, Heard, Inside, LabelSpec, Tensors
 from pipeline.order import ViewOrder, Windows
 from pipeline.seeds import generator
-from pipeline.sequences import targets
+from pipeline.sequences import targets, there
 from pipeline.store.documents import ROW_ARRAYS
 from pipeline.store.mapped import LabelCache
 from pipeline.views import CHANGED, check_fingerprints, viewed
@@ -67,7 +68,20 @@ class Batch(Tensors):
 
     def answers(self, logits_NC: torch.Tensor) -> torch.Tensor:
         """The rows of a network's logits that labels and soft labels are about: of `[N, L, C]` those of targets."""
-        return logits_NC if self.places_R is None else logits_NC.flatten(0, 1)[self.places_R, : self.classes]
+        return self.of_targets(logits_NC[..., : self.classes])
+
+    def of_targets(self, made_NX: torch.Tensor) -> torch.Tensor:
+        """Of what is made of each position, `[N, L, X]`, that of targets, `[R, X]`; without positions, all of it."""
+        return made_NX if self.places_R is None else made_NX.flatten(0, 1)[self.places_R]
+
+    def at_targets(self, values_N: torch.Tensor) -> torch.Tensor:
+        """A sample's value at each of its targets, `[R]`; without positions, as it is."""
+        return values_N if self.places_R is None else values_N[self.places_R // self.inputs_NX.shape[-1]]
+
+    @property
+    def there_NL(self) -> torch.Tensor | None:  # noqa: N802 - a tensor's shape
+        """Which positions are no padding; None without positions."""
+        return None if self.places_R is None else there(self.inputs_NX)
 
 
 def collate(batch: Batch) -> Batch:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.bases import Basis
 from pipeline.encodings.refusals import samples
 from pipeline.encodings.rounding import LAST, TINY, codes
 from pipeline.errors import TeacherError
@@ -29,12 +30,17 @@ SEQUENCE, MAP = 3, 4
 """Axes of [N, L, D] and [N, A, height, width]."""
 
 
-def none(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -> Tensor:  # noqa: ARG001 - all are called alike
+def none(_: FeatureSpec, feature_NX: Tensor, __: Tensor | None, ___: Basis | None) -> Tensor:
     """All of it, [N, X]."""
     return feature_NX
 
 
-def mean(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -> Tensor:  # noqa: ARG001 - all are called alike
+def mean(_: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None, __: Basis | None) -> Tensor:
+    """As `averaged`, [N, D]."""
+    return averaged(feature_NX, there_NL)
+
+
+def averaged(feature_NX: Tensor, there_NL: Tensor | None = None) -> Tensor:
     """Of maps [N, D, height, width] the mean over space, of [N, L, D] that over positions which are no padding, [N, D].
 
     A vector [N, D] stays as it is. Of a sequence that is all padding the mean is 0.
@@ -43,22 +49,32 @@ def mean(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -> Tens
         return feature_NX.flatten(2).mean(dim=2) if feature_NX.ndim > SEQUENCE else feature_NX
     if there_NL is None:
         return feature_NX.mean(dim=1)
-    there_NL1 = there_NL[:, :, None]
+    there_NL1 = there_NL[:, :, None].float()  # so a student's bfloat16 is added up in float32
     return (feature_NX * there_NL1).sum(dim=1) / there_NL1.sum(dim=1).clamp(min=1)
 
 
-def projection(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -> Tensor:
+def projection(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None, _: Basis | None) -> Tensor:
     """The row, or of a dataset of sequences each position's vector, times random signs over sqrt(D): [N, D], [N, L, D].
 
     Squared distances and products keep their expectation (Achlioptas 2003, "Database-friendly random projections",
     J. Comput. Syst. Sci. 66): with D numbers, a squared distance has a standard deviation of sqrt(2 / D) of itself at
     most, and a distance about half of that.
     """
-    rows_F = feature_NX if there_NL is not None and feature_NX.ndim == SEQUENCE else feature_NX.flatten(1)
+    rows_F = _vectors(feature_NX, there_NL)
     return rows_F @ _signs(spec.seed, spec.name, rows_F.shape[-1], spec.row_shape[-1]).to(rows_F.device)
 
 
-def attention(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -> Tensor:  # noqa: ARG001 - all are called alike
+def pca(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None, basis: Basis | None) -> Tensor:
+    """The row, or of a dataset of sequences each position's vector, in its principal components: [N, D], [N, L, D].
+
+    (x - mean) components, of a basis that was fitted before (Pearson 1901; Jolliffe 2002, section 2.1): see
+    `pipeline.bases`.
+    """
+    assert basis is not None, f"whoever keeps {spec.name} has its basis"
+    return basis.kept(_vectors(feature_NX, there_NL))
+
+
+def attention(spec: FeatureSpec, feature_NX: Tensor, _: Tensor | None, __: Basis | None) -> Tensor:
     """Of maps [N, A, height, width] the root of the squares' sum over channels, [N, 1, height, width].
 
     Raises:
@@ -73,9 +89,14 @@ def attention(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) ->
     return attention_channel(feature_NX)
 
 
-REDUCTIONS: Mapping[str, Callable[[FeatureSpec, Tensor, Tensor | None], Tensor]] = MappingProxyType(
-    {"none": none, "mean": mean, "projection": projection, "attention": attention}
+REDUCTIONS: Mapping[str, Callable[[FeatureSpec, Tensor, Tensor | None, Basis | None], Tensor]] = MappingProxyType(
+    {"none": none, "mean": mean, "projection": projection, "pca": pca, "attention": attention}
 )
+
+
+def _vectors(feature_NX: Tensor, there_NL: Tensor | None) -> Tensor:
+    """What is multiplied at once: rows [N, F], or of a dataset of sequences vectors [N, L, F]."""
+    return feature_NX if there_NL is not None and feature_NX.ndim == SEQUENCE else feature_NX.flatten(1)
 
 
 @lru_cache(maxsize=16)
@@ -86,15 +107,43 @@ def _signs(seed: int, name: str, inputs: int, outputs: int) -> Tensor:
     return signs
 
 
-def reduced(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None = None) -> Tensor:
+def reduced(
+    spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None = None, basis: Basis | None = None
+) -> Tensor:
     """What is kept of a module's output, in float32: [N, *row_shape].
 
-    `there_NL` says, of sequences, which positions are no padding.
+    Args:
+        spec: what is asked for.
+        feature_NX: the output.
+        there_NL: of sequences, which positions are no padding.
+        basis: of `pca`.
 
     Raises:
         TeacherError: the output has another shape than it had for the first input.
 
     """
+    return REDUCTIONS[spec.reduction](spec, _checked(spec, feature_NX, there_NL), there_NL, basis)
+
+
+def row_shape_of(spec: FeatureSpec, feature_1X: Tensor, there_1L: Tensor | None) -> tuple[int, ...]:
+    """The shape of what is kept of a sample, given the spec's dimensions; a basis need not be there yet."""
+    wide = _vectors(feature_1X, there_1L).shape[-1]
+    any_basis = Basis(torch.zeros(wide), torch.zeros(1, 1).expand(wide, spec.row_shape[-1]))
+    return tuple(reduced(spec, feature_1X, there_1L, any_basis.to(feature_1X.device)).shape[1:])
+
+
+def rows_of(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None = None) -> Tensor:
+    """What `pca` is fitted on, in float32: rows [N, F], or of a dataset of sequences vectors [N, L, F].
+
+    Raises:
+        TeacherError: as `reduced`.
+
+    """
+    return _vectors(_checked(spec, feature_NX, there_NL), there_NL)
+
+
+def _checked(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None) -> Tensor:
+    """The output in float32, if it has the shape it had."""
     if feature_NX.shape[1:] != spec.module_shape:
         raise TeacherError(
             f"The module {spec.module!r} answers {list(feature_NX.shape[1:])} to a sample of this batch, and "
@@ -108,12 +157,14 @@ def reduced(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None = Non
             f'reduction = "{spec.reduction}" is of [positions, D]. Name another module, or keep all of it with '
             'reduction = "none".'
         )
-    return REDUCTIONS[spec.reduction](spec, feature_NX.detach().float(), there_NL)
+    return feature_NX.detach().float()
 
 
-def encode(spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None = None) -> dict[str, Tensor]:
-    """The arrays that are stored of a module's output: see `stored`."""
-    return stored(spec, reduced(spec, feature_NX, there_NL))
+def encode(
+    spec: FeatureSpec, feature_NX: Tensor, there_NL: Tensor | None = None, basis: Basis | None = None
+) -> dict[str, Tensor]:
+    """The arrays that are stored of a module's output: see `stored` and `reduced`."""
+    return stored(spec, reduced(spec, feature_NX, there_NL, basis))
 
 
 def stored(spec: Kept, kept_NX: Tensor) -> dict[str, Tensor]:

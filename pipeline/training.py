@@ -1,6 +1,7 @@
 """A plain training loop: one step, one epoch. Teachers and students learn through the same one.
 
-Samples with positions, as sequences of tokens, teach by each of their targets: a loss is a mean over targets.
+Samples with positions, as sequences of tokens, teach by each of their targets: a loss is a mean over targets, with the
+hints that are added to it.
 
 Shape legend: N rows of a batch, L positions of a sample, R targets of a batch (or N), X the shape of one input, C
 classes.
@@ -175,7 +176,7 @@ def step(
         raise TypeError(f"in training the network answers {type(logits).__name__}, and a tensor of logits is needed")
     losses_R = loss(batch.answers(logits).float(), batch.labels_N, batch.soft)
     if learner.tutoring is not None:
-        losses_R = losses_R + learner.tutoring(seen, batch.inside, progress)
+        losses_R = losses_R + learner.tutoring(seen, batch, progress)
     if learner.slopes is not None and batch.inside is not None:
         given = learner.input(batch.inputs_NX)
         losses_R = losses_R + learner.slopes.told(learner.network, given, batch.inside, batch.labels_N, progress)
@@ -193,6 +194,10 @@ def step(
     return mean.detach()
 
 
+WEAK_KEPT = "weak_kept"
+"""In the line of an epoch, and the metrics of a run by its last: what came of each `weak` term."""
+
+
 @dataclass
 class Epoch:
     """One learner's way through an epoch, from any step of it.
@@ -208,7 +213,8 @@ class Epoch:
     steps: int = 0  # done
     rows: int = 0  # of the steps whose loss is read, over all ranks
     total: float = 0.0  # of the losses of these rows, those of this rank alone
-    _unread: tuple[torch.Tensor, int] | None = None
+    heard: tuple[float, ...] = ()  # on this rank: see `Objective.heard`
+    _unread: tuple[torch.Tensor, int, torch.Tensor | None] | None = None
 
     def learn(self, batch: Batch, rows: int | None = None) -> float | None:
         """Take a step on this rank's share of `rows` samples; the mean loss of the one before.
@@ -231,6 +237,7 @@ class Epoch:
             with GENERATORS:
                 torch.manual_seed(seed_of("step", self.seed, self.number, self.steps, self.learner.ranks.rank))
                 mean = step(self.learner, batch, loss, rows, self.progress)
+            heard = loss.heard(batch.soft) if isinstance(loss, Objective) else None
         except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:  # the user's network
             raise TrainingError(
                 f"Step {self.steps + 1} of epoch {self.number + 1} failed on inputs of shape "
@@ -238,8 +245,22 @@ class Epoch:
             ) from error
         before = self.settle()
         self.steps += 1
-        self._unread = mean, rows
+        self._unread = mean, rows, heard
         return before
+
+    def heard_by_all(self) -> list[float]:
+        """What `weak` terms have heard in the epoch so far, over all ranks; nothing without such a term."""
+        if not isinstance(self.loss, Objective) or not self.loss.weak:
+            return []
+        return self.learner.ranks.total(*(self.heard or (0.0,) * (1 + len(self.loss.weak))))
+
+    def weak_kept(self) -> dict[str, Any]:
+        """Of each `weak` term the share of rows whose teacher was sure enough; no word without such a term."""
+        rows, *kept = self.heard_by_all() or [0.0]
+        if not rows or not isinstance(self.loss, Objective):
+            return {}
+        asked = [term.model_dump(mode="json", include={"temperature", "threshold"}) for term in self.loss.weak]
+        return {WEAK_KEPT: [{**each, "share": many / rows} for each, many in zip(asked, kept, strict=True)]}
 
     @property
     def progress(self) -> Progress:
@@ -261,13 +282,17 @@ class Epoch:
         """
         if self._unread is None:
             return None
-        mean, rows, self._unread = self._unread[0].item(), self._unread[1], None
+        (loss, rows, heard), self._unread = self._unread, None
+        mean = loss.item()
         if not math.isfinite(mean):
             raise TrainingError(
                 f"Training diverged: the loss of step {self.steps} of epoch {self.number + 1} is {mean}. "
                 "Lower learning_rate, or set clip_norm."
             )
         self.rows, self.total = self.rows + rows, self.total + mean * rows / self.learner.ranks.world
+        if heard is not None:
+            before = self.heard or (0.0,) * len(heard)
+            self.heard = tuple(one + more for one, more in zip(before, heard.tolist(), strict=True))
         return mean
 
 

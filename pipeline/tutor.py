@@ -3,9 +3,15 @@
 Its weights are those of the regressors, which bring a student's features to the teacher's shape. They are kept in the
 student's checkpoint, so that a run goes on, and thrown away at its end.
 
+Of samples with positions, as sequences of tokens, a feature is of each position or of a sample as a whole. Either way a
+hint has a value for each target, as the loss has, so that its mean is one over targets.
+
 Shape legend
     N  rows (samples)
+    L  positions
+    R  targets of samples with positions; samples of all others
     K  other samples
+    D  elements of a vector
     X  the shape of a feature
 """
 
@@ -17,7 +23,9 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.features import Hint
 from pipeline.hints import HINTS, regressor
-from pipeline.labels import FeatureSpec, Inside
+from pipeline.labels import Inside, LabelSpec
+from pipeline.reader import Batch
+from pipeline.reductions import averaged
 from pipeline.schedules import Progress, value_at
 from pipeline.taps import refuse_unknown, tapped, tensor_of
 
@@ -31,12 +39,12 @@ class Tutor(nn.Module):
     Args:
         key: what names the student in messages.
         hints: what is compared.
-        features: of the cache.
+        spec: of the cache's labels and features.
         shapes: of what each module of the student answers to one sample, [X].
 
     Raises:
         ConfigError: no regressor brings a student's feature to the teacher's shape, or without one the shapes differ;
-            or a loss is of maps, and one side has none.
+            or a loss is of maps, and one side has none; or what it compares is not of samples with positions.
 
     """
 
@@ -44,17 +52,18 @@ class Tutor(nn.Module):
         self,
         key: str,
         hints: Sequence[Hint],
-        features: Sequence[FeatureSpec],
+        spec: LabelSpec,
         shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
         super().__init__()
         self.hints = tuple(hints)
-        kept, layers = {spec.name: spec.row_shape for spec in features}, []
+        kept, layers = {each.name: each.row_shape for each in spec.features}, []
         for place, hint in enumerate(self.hints):
-            theirs, ours = kept[hint.feature], shapes[hint.module]
+            theirs, ours, where = kept[hint.feature], shapes[hint.module], f"{key}.hints[{place}]"
+            if spec.positions is not None:
+                _refuse_unplaced(where, hint, ours, theirs, spec.positions)
             if len(theirs) == 1 and len(ours) > 1:
                 ours = _averaged(ours)
-            where = f"{key}.hints[{place}]"
             _refuse_unlike(where, hint, ours, theirs)
             layers.append(_regressor(where, ours, theirs) if hint.regresses else nn.Identity())
         self.regressors = nn.ModuleList(layers)
@@ -64,38 +73,23 @@ class Tutor(nn.Module):
         """The modules of the student that it listens to."""
         return tuple(dict.fromkeys(hint.module for hint in self.hints))
 
-    def forward(self, seen: Mapping[str, object], inside: Inside, progress: Progress) -> Tensor:
-        """The weighted sum of all hints, [N], when so much of a run is done.
+    def forward(self, seen: Mapping[str, object], batch: Batch, progress: Progress) -> Tensor:
+        """The weighted sum of all hints, [R], when so much of a run is done.
 
         Raises:
             TrainingError: a module of the student did not run, or gave no numbers.
 
         """
-        rows = len(next(iter(inside.features.values())))
+        rows = len(batch.inputs_NX)
         parts = [
             # Also where the weight is 0: ranks wait for the gradient of each other's regressors.
-            value_at(hint.weight, progress) * self._told(hint, layer, _ours(seen, hint.module, rows), inside)
+            value_at(hint.weight, progress) * _told(hint, layer, _ours(seen, hint.module, rows), batch)
             for hint, layer in zip(self.hints, self.regressors, strict=True)
         ]
         return torch.stack(parts).sum(dim=0)
 
-    def _told(self, hint: Hint, layer: nn.Module, student_NX: Tensor, inside: Inside) -> Tensor:
-        teacher_NX = inside.features[hint.feature]
-        if teacher_NX.ndim == VECTOR and student_NX.ndim > VECTOR:
-            student_NX = student_NX.flatten(2).mean(dim=2) if student_NX.ndim >= MAP else student_NX.mean(dim=1)
-        given, loss = (layer(student_NX.float()), teacher_NX), HINTS[hint.loss]
-        if not hint.contrasts:
-            return loss(*given)
-        others_KX = inside.others[hint.feature][: hint.negatives]
-        options: dict[str, object] = {"temperature": hint.temperature}
-        if hint.loss == "crd":
-            options["dataset_size"] = inside.among
-        return loss(*(each.flatten(1) for each in given), others_KX.flatten(1), **options)
 
-
-def tutor_of(
-    key: str, network: nn.Module, hints: Sequence[Hint], features: Sequence[FeatureSpec], ask: Callable[[], object]
-) -> Tutor:
+def tutor_of(key: str, network: nn.Module, hints: Sequence[Hint], spec: LabelSpec, ask: Callable[[], object]) -> Tutor:
     """A tutor for a network, whose modules' shapes are seen as it answers one sample.
 
     Raises:
@@ -115,7 +109,7 @@ def tutor_of(
                 "each input. Name another module of the student."
             )
         shapes[hint.module] = tuple(found.shape[1:])
-    return Tutor(key, hints, features, shapes)
+    return Tutor(key, hints, spec, shapes)
 
 
 def refuse_few(key: str, hints: Sequence[Hint], samples: int, batch_size: int) -> None:
@@ -129,18 +123,41 @@ def refuse_few(key: str, hints: Sequence[Hint], samples: int, batch_size: int) -
             )
 
 
-def refuse_untold(key: str, hints: Sequence[Hint], positions: int | None, world: int) -> None:
-    """Raise ConfigError about hints that cannot be given to samples with positions, or to so many processes."""
-    if hints and positions is not None:
-        raise ConfigError(
-            f"{key}.hints: each of {positions} positions of a sample has an answer of its own here, and hints are of "
-            "samples that have one. Leave hints out."
-        )
+def refuse_untold(key: str, hints: Sequence[Hint], world: int) -> None:
+    """Raise ConfigError about hints that cannot be given to so many processes."""
     if world > 1 and (apart := next((hint.loss for hint in hints if hint.compares_rows), None)):
         raise ConfigError(
             f'{key}.hints: the loss "{apart}" compares the samples of a batch, and {world} processes share each: none '
             "sees them all. Train this student in one process, or by another loss."
         )
+
+
+def _told(hint: Hint, layer: nn.Module, student_NX: Tensor, batch: Batch) -> Tensor:
+    """One hint, [R].
+
+    Where samples with positions have a feature of each, [N, L, D], targets are compared one by one, and nothing else is
+    seen. Where a feature is of a sample as a whole, [N, D], so is the student's, and what comes of it counts at each
+    of the sample's targets.
+    """
+    assert batch.inside is not None, "it was asked for"
+    teacher_NX = batch.inside.features[hint.feature]
+    if teacher_NX.ndim == VECTOR:
+        student_ND = averaged(student_NX, batch.there_NL)
+        return batch.at_targets(_compared(hint, layer(student_ND.float()), teacher_NX, batch.inside))
+    student_RX, teacher_RX = batch.of_targets(student_NX), batch.of_targets(teacher_NX)
+    return _compared(hint, layer(student_RX.float()), teacher_RX, batch.inside)
+
+
+def _compared(hint: Hint, student_NX: Tensor, teacher_NX: Tensor, inside: Inside) -> Tensor:
+    """A value a row of what is given."""
+    loss = HINTS[hint.loss]
+    if not hint.contrasts:
+        return loss(student_NX, teacher_NX)
+    others_KX = inside.others[hint.feature][: hint.negatives]
+    options: dict[str, object] = {"temperature": hint.temperature}
+    if hint.loss == "crd":
+        options["dataset_size"] = inside.among
+    return loss(student_NX.flatten(1), teacher_NX.flatten(1), others_KX.flatten(1), **options)
 
 
 def _ours(seen: Mapping[str, object], module: str, rows: int) -> Tensor:
@@ -153,6 +170,23 @@ def _ours(seen: Mapping[str, object], module: str, rows: int) -> Tensor:
 def _averaged(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a map's mean over space, or of a sequence's over positions."""
     return shape[:1] if len(shape) >= MAP - 1 else shape[-1:]
+
+
+def _refuse_unplaced(where: str, hint: Hint, ours: tuple[int, ...], theirs: tuple[int, ...], positions: int) -> None:
+    """Raise ConfigError about what is compared of samples whose positions have an answer each, if it cannot be."""
+    each = f"{where}: each of {positions} positions of a sample has an answer of its own here, and"
+    if hint.loss == "attention":
+        raise ConfigError(f"{each} attention compares maps. Use feature_mse, feature_cosine or feature_sphere.")
+    if len(theirs) > 1 and not hint.tells_places:
+        raise ConfigError(
+            f"{each} {hint.loss} compares samples, while the feature {hint.feature!r} is {list(theirs)}. Keep it with "
+            'reduction = "mean", or use feature_mse, feature_cosine or feature_sphere.'
+        )
+    if any(len(shape) > 1 and shape[:-1] != (positions,) for shape in (ours, theirs)):
+        raise ConfigError(
+            f"{each} the student's feature is {list(ours)} and the teacher's {list(theirs)}; expected [D] of a sample, "
+            f"or [{positions}, D]. Name modules that answer so, as blocks of a transformer do."
+        )
 
 
 def _refuse_unlike(where: str, hint: Hint, ours: tuple[int, ...], theirs: tuple[int, ...]) -> None:

@@ -1,8 +1,10 @@
 """Weights on disk: safetensors, or tensors alone by `torch.load(weights_only=True)`; never a pickle that runs code."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -56,6 +58,16 @@ def notes_of(path: Path) -> dict[str, str]:
         raise TeacherError(_missing(path)) from None
     except (SafetensorError, OSError):
         return {}
+
+
+def note_in(path: Path, name: str) -> Mapping[str, Any] | None:
+    """What a file says of itself under a name, as JSON; None if there is no file, or it does not say."""
+    said = notes_of(path).get(name) if path.is_file() else None
+    try:
+        found = json.loads(said) if said else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _load_tensors(path: Path) -> State:

@@ -59,7 +59,10 @@ def plan(config: Path, overrides: tuple[str, ...], *, as_json: bool) -> None:
 @options.experiment
 @options.restart("Throw away the teacher trained before, and train it again.")
 def fit_teacher(config: Path, overrides: tuple[str, ...], *, as_json: bool, restart: bool) -> None:
-    """Train the teacher by [teacher.fit], if its checkpoint does not exist."""
+    """Train the teacher by [teacher.fit], if its checkpoint does not exist.
+
+    Then fit the basis of each of its features of reduction = "pca", if that file does not exist.
+    """
     from stages.fit_teacher import fit_teacher
 
     finish(fit_teacher(_load(config, overrides), restart=restart), as_json=as_json)

@@ -46,7 +46,8 @@ def _spread(values: Sequence[float], unit: str = "") -> str:
     return f"{mean(values):.2f} ± {stdev(values):.2f}{unit}" if len(values) > 1 else f"{values[0]:.2f}{unit}"
 
 
-def _percent(shares: Sequence[float]) -> str:
+def percent(shares: Sequence[float]) -> str:
+    """Shares, with their spread over runs."""
     return _spread([100 * share for share in shares], " %")
 
 
@@ -79,12 +80,12 @@ def _time(values: Sequence[float]) -> str:
 
 
 COLUMNS = (
-    Column("test accuracy", "test_accuracy", _percent, "teacher_test_accuracy"),
+    Column("test accuracy", "test_accuracy", percent, "teacher_test_accuracy"),
     Column("perplexity", "test_perplexity", _spread, "teacher_test_perplexity", always=False),
-    Column("ECE", "test_ece", _percent, "teacher_test_ece"),
-    Column("NMI", "test_nmi", _percent, always=False),
-    Column("agreement", "test_agreement", _percent, always=False),
-    Column("accepted", "test_accepted", _percent, always=False),
+    Column("ECE", "test_ece", percent, "teacher_test_ece"),
+    Column("NMI", "test_nmi", percent, always=False),
+    Column("agreement", "test_agreement", percent, always=False),
+    Column("accepted", "test_accepted", percent, always=False),
     Column("parameters", "parameters", _count, "teacher_parameters"),
     Column("MACs", "multiply_adds", _scaled, "teacher_multiply_adds", always=False),
     Column("time", "seconds", _time, "teacher_fit_seconds"),
@@ -94,9 +95,9 @@ COLUMNS = (
 
 
 PAGE_ONLY = (
-    Column("top-5", "test_top5", _percent, "teacher_test_top5"),
-    Column("macro F1", "test_macro_f1", _percent, "teacher_test_macro_f1"),
-    Column("AUROC", "test_auroc", _percent, "teacher_test_auroc"),
+    Column("top-5", "test_top5", percent, "teacher_test_top5"),
+    Column("macro F1", "test_macro_f1", percent, "teacher_test_macro_f1"),
+    Column("AUROC", "test_auroc", percent, "teacher_test_auroc"),
     Column("negative log-likelihood", "test_cross_entropy", _spread, "teacher_test_cross_entropy"),
     Column("size", "weights_bytes", _bytes, "teacher_weights_bytes"),
     Column("latency, one", "latency_seconds", _milliseconds, "teacher_latency_seconds"),

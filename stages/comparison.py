@@ -10,8 +10,9 @@ from pipeline.runs import Metrics
 from pipeline.store.documents import Seal
 from pipeline.store.mapped import LabelCache
 from pipeline.store.writer import human
+from pipeline.training import WEAK_KEPT
 from pipeline.twins import in_words, verdicts
-from stages.columns import COLUMNS
+from stages.columns import COLUMNS, percent
 from stages.report import Report, duration, table
 
 Results = Sequence[Metrics]
@@ -55,11 +56,22 @@ def compare(results: Mapping[str, Sequence[Metrics]], cache: LabelCache | None, 
             facts["break_even"], line = worth
             lines.append(line)
         facts["cache"] = {"path": path, "cache_id": seal.cache_id, "bytes": seal.bytes, "about": seal.about}
+    lines += [line for name, each in results.items() for line in _sure_enough(name, each)]
     if judged := verdicts(results, "adversarial"):
         facts["adversarial"] = judged
         lines += in_words(judged, "adversarial")
     header = ["", *(column.title for column in columns)]
     return Report(facts, "\n".join([table(header, rows), "", *lines, f"Runs: {runs}"]))
+
+
+def _sure_enough(name: str, results: Results) -> list[str]:
+    """Of each `weak` term of a student, how often its teacher was sure enough."""
+    runs = [metrics[WEAK_KEPT] for metrics in results if WEAK_KEPT in metrics]
+    return [
+        f"{name}, weak: {percent([each['share'] for each in terms])} of rows are at or above the confidence of "
+        f"{terms[0]['threshold']:g}, in its last epoch."
+        for terms in zip(*runs, strict=True)
+    ]
 
 
 def _a_token(cache: LabelCache) -> str:

@@ -1,4 +1,4 @@
-"""Train the teacher on true labels, once, with the loop that students learn through."""
+"""Train the teacher on true labels, once, with the loop that students learn through; and fit its features' bases."""
 
 import torch
 
@@ -18,12 +18,13 @@ from pipeline.runs import Metrics, Run, finished
 from pipeline.sources import open_test, open_views, readers
 from pipeline.views import Viewed
 from stages.bars import bar
+from stages.fit_bases import fit_bases
 from stages.report import Report, duration
 from stages.signals import stop_on_signals
 
 
 def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
-    """Train the teacher of an experiment, or each of its members, unless its checkpoint exists.
+    """Train the teacher of an experiment, or each of its members, unless its checkpoint exists; then the same of bases.
 
     Raises:
         TeacherError: no checkpoint, and no `[teacher.fit]` to make one.
@@ -31,7 +32,15 @@ def fit_teacher(experiment: Experiment, *, restart: bool) -> Report:
         MismatchError: the checkpoint was trained with other settings.
         StoppedError: asked to stop; every step is kept.
 
+    And as `fit_bases`.
     """
+    report, bases = _trained(experiment, restart=restart), fit_bases(experiment, restart=restart)
+    if bases is None:
+        return report
+    return Report({**report.facts, **bases.facts}, f"{report.text}\n{bases.text}")
+
+
+def _trained(experiment: Experiment, *, restart: bool) -> Report:
     teacher = experiment.teacher
     single = {"members": (), "weight": 1.0, "mixture": "probabilities"}
     alone = [teacher.model_copy(update={**dict(each), **single}) for each in teacher.members]

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from ast import literal_eval
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,15 @@ def test_no_figure_is_in_the_readme_that_no_benchmark_wrote() -> None:
     quoted = [text for text in figures.splitlines() if text.startswith("| ") and text.count("|") == 5][1:]
     assert quoted
     assert [text for text in quoted if text not in made] == []
+
+
+def test_the_readmes_table_of_methods_is_that_of_its_benchmark() -> None:
+    """Law: it is made of what the benchmark kept, and so is the pair that it names."""
+    script = "from benchmarks.results import kept\nfrom benchmarks.methods_table import best, table\n"
+    made = run(ROOT, "-c", f"{script}print(*table(kept('methods')), best(kept('methods')), sep='\\n')").splitlines()
+    text = (ROOT / "README.md").read_text()
+    assert "\n".join(made[:-1]) in text
+    assert [name for pair in literal_eval(made[-1]).values() for name in pair if f"`{name}`" not in text] == []
 
 
 def test_the_readmes_snippet_reads_a_dense_cache_with_zarr_alone(newcomer: Path) -> None:

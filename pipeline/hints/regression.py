@@ -4,8 +4,8 @@ Between unit vectors u and v: ||u - v||^2 = 2 (1 - u . v). So the squared distan
 distance, and the two teach the same; they differ in a row of zeros alone, which has no direction.
 
 A row is one vector, whatever its axes. Positions of a sequence that are to be told one by one, or padding that is not
-to be told at all, are the caller's to make rows of: [N, L, D] to [M, D]. Not for features of different shapes: see
-`regressor`, or compare by `relations`, `attention`.
+to be told at all, are the caller's to make rows of: [N, L, D] to [M, D], as `pipeline.tutor` does. Not for features of
+different shapes: see `regressor`, or compare by `relations`, `attention`.
 
 Shape legend
     N  rows (samples or positions)
@@ -21,7 +21,8 @@ def feature_mse(student_NX: Tensor, teacher_NX: Tensor) -> Tensor:
     """Mean over elements of (s - t)^2 a row, [N].
 
     The loss on hints of Romero et al. (2015), "FitNets: Hints for Thin Deep Nets", arXiv 1412.6550, which has half of
-    the sum in place of the mean. Not for a teacher whose few large elements say little: they are most of the sum.
+    the sum in place of the mean. Jiao et al. (2020), "TinyBERT", arXiv 1909.10351, tell hidden states so, of each
+    position. Not for a teacher whose few large elements say little: they are most of the sum.
 
     Raises:
         ConfigError: the shapes differ.

@@ -17,7 +17,7 @@ from pipeline.losses.hard import cross_entropy, entropy
 from pipeline.losses.mse import mse_logits
 from pipeline.losses.standardise import standardised, standardised_labels
 from pipeline.losses.wasserstein import class_cost, prototypes, wkd
-from pipeline.losses.weak import weak
+from pipeline.losses.weak import sure, weak
 
 __all__ = [
     "LOSSES",
@@ -37,6 +37,7 @@ __all__ = [
     "soft_cross_entropy",
     "standardised",
     "standardised_labels",
+    "sure",
     "total_variation",
     "weak",
     "wkd",

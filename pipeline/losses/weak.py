@@ -1,4 +1,4 @@
-"""The teacher's best class as if it were the true label.
+"""The teacher's best class as if it were the true label, where the teacher is sure enough.
 
 Shape legend
     N  rows (samples)
@@ -25,10 +25,22 @@ def weak(student_logits_NC: Tensor, labels: SoftLabels, temperature: float = 1.0
     """
     labels = not_sampled("weak", labels)
     check_classes(student_logits_NC, labels)
+    # Of equals the first, as sparse labels have it.
+    best_N = labels.logits_NC.argmax(dim=1) if isinstance(labels, DenseLabels) else labels.ids_NK[:, 0]
+    unheard_N = ~sure(labels, temperature, threshold)
+    return cross_entropy(student_logits_NC, best_N.masked_fill(unheard_N, UNLABELLED))
+
+
+def sure(labels: SoftLabels, temperature: float = 1.0, threshold: float = 0.0) -> Tensor:
+    """Of which rows `weak` hears the teacher, [N]: whether max p_T is at least the threshold.
+
+    Raises:
+        ConfigError: the labels do not know this temperature, or are weights alone.
+
+    """
+    labels = not_sampled("weak", labels)
     if isinstance(labels, DenseLabels):
-        best_N = labels.logits_NC.argmax(dim=1)  # of equals the first, as sparse labels have it
         log_p_N = tempered(labels.logits_NC, temperature).amax(dim=1)
     else:
-        best_N = labels.ids_NK[:, 0]
         log_p_N = -labels.logsumexp_NG[:, grid_index(labels.temperatures, temperature)]
-    return cross_entropy(student_logits_NC, best_N.masked_fill(log_p_N.exp() < threshold, UNLABELLED))
+    return ~(log_p_N.exp() < threshold)

@@ -4,9 +4,6 @@
 """
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -15,7 +12,7 @@ from pipeline.errors import MismatchError, TeacherError
 from pipeline.seeding.making import Seed
 from pipeline.seeding.settings import Seeding
 from pipeline.store.files import make_directory
-from pipeline.weights import file_digest, fit_state, load_state, notes_of, save_state
+from pipeline.weights import file_digest, fit_state, load_state, note_in, save_state
 
 NOTE = "softlabels_seed"
 
@@ -32,7 +29,7 @@ def write_seed(seed: Seed, settings: Seeding, teacher_sha256: str, *, restart: b
     """
     path = settings.checkpoint
     said = json.dumps({**_asked(settings), "teacher_sha256": teacher_sha256, **seed.facts()})
-    found = _notes(path)
+    found = note_in(path, NOTE)
     if found == json.loads(said):
         return False
     if path.exists() and (found is None or not restart):
@@ -62,7 +59,7 @@ def seed_identity(name: str, student: Student) -> dict[str, str]:
             f"{settings.checkpoint}: the first weights of the student {name} are not there. Make them of its teacher's "
             f"with `softlabels seed-student CONFIG --student {name}`."
         )
-    found = _notes(settings.checkpoint) or {}
+    found = note_in(settings.checkpoint, NOTE) or {}
     asked = _asked(settings)
     if other := [key for key in asked if found.get(key) != asked[key]]:
         said = "; ".join(f"{key} was {found.get(key)!r} and is now {asked[key]!r}" for key in other)
@@ -87,13 +84,3 @@ def begin(network: nn.Module, student: Student) -> nn.Module:
 
 def _asked(settings: Seeding) -> dict[str, str]:
     return {"layers": settings.layers, "widths": settings.widths}
-
-
-def _notes(path: Path) -> Mapping[str, Any] | None:
-    """How a file says it was made; None if there is none, or it does not say."""
-    said = notes_of(path).get(NOTE) if path.is_file() else None
-    try:
-        found = json.loads(said) if said else None
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None

@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.bases import refuse_misfit
 from pipeline.config import Member, TeacherSettings, ViewSettings
 from pipeline.devices import autocast, pick_device, place
 from pipeline.encodings.blocks import Deferred, Logits
 from pipeline.errors import ConfigError, TeacherError
+from pipeline.features import PCA
 from pipeline.gradients import TeacherGradients
 from pipeline.labels import FeatureSpec, GradientSpec
 from pipeline.models import build, count_parameters
-from pipeline.reductions import reduced
+from pipeline.reductions import row_shape_of
 from pipeline.sequences import there
 from pipeline.slopes import derivative
 from pipeline.taps import refuse_unknown, tapped, tensor_of
@@ -238,7 +240,8 @@ def kept_of(settings: TeacherSettings, dataset: Viewed) -> tuple[tuple[FeatureSp
     The network is built for it without its checkpoint, where anything is asked for.
 
     Raises:
-        ConfigError: it has no module of that name; or these samples have no gradients, or no true labels for them.
+        ConfigError: it has no module of that name, or one that is too wide for a basis, or not wide enough; or these
+            samples have no gradients, or no true labels for them.
         TeacherError: a module does not run, or gives no numbers; or the logits cannot be derived by the input.
 
     """
@@ -264,7 +267,11 @@ def _features(teacher: Teacher, inputs_1X: torch.Tensor) -> tuple[FeatureSpec, .
     _, seen = teacher.answer_inside(inputs_1X, [each.module for each in settings.features])
     there_1L = there(inputs_1X) if teacher.views.input == "tokens" else None
     specs = [each.spec(seen[each.module].shape[1:], (each.dimensions or 0,)) for each in settings.features]
-    return tuple(replace(spec, row_shape=tuple(reduced(spec, seen[spec.module], there_1L).shape[1:])) for spec in specs)
+    specs = [replace(spec, row_shape=row_shape_of(spec, seen[spec.module], there_1L)) for spec in specs]
+    for number, spec in enumerate(specs):
+        if spec.reduction == PCA:
+            refuse_misfit(f"teacher.features[{number}]", spec)
+    return tuple(specs)
 
 
 def _gradient(settings: TeacherGradients, dataset: Viewed) -> GradientSpec:

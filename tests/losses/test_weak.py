@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from loss_cases import TEMPERATURES, dense, pairs, sparse
 
 from pipeline.losses import cross_entropy
-from pipeline.losses.weak import weak
+from pipeline.losses.weak import sure, weak
 
 
 @settings(deadline=None)
@@ -32,6 +32,7 @@ def test_a_teacher_less_sure_than_the_threshold_is_not_heard(kept: int | None, t
     loss = weak(logits, labels, threshold=threshold)
     loss.sum().backward()
     assert loss.tolist() == pytest.approx([np.log(4)] * heard + [0] * (4 - heard))
+    assert sure(labels, threshold=threshold).tolist() == [True] * heard + [False] * (4 - heard)
     assert logits.grad is not None
     assert logits.grad.any(dim=1).tolist() == [True] * heard + [False] * (4 - heard)
 

@@ -8,6 +8,7 @@ import own_insides
 import pytest
 import torch
 import zarr
+from safetensors.torch import save_file
 from stage_cases import PATIENT, ROWS, images, must, run, softlabels
 
 from pipeline.config import load
@@ -16,6 +17,7 @@ from pipeline.weights import load_state, save_state
 
 HIDDEN = '{module = "2", name = "hidden"}'
 PROJECTED = '{module = "2", name = "few", reduction = "projection", dimensions = 3, dtype = "float32"}'
+COMPONENTS = '{module = "2", name = "b", reduction = "pca", dimensions = 2, basis = "b.safetensors"}'
 CODED = '{module = "1", name = "coded", reduction = "none", dtype = "int8"}'
 
 
@@ -71,7 +73,9 @@ def test_a_cache_with_features_serves_a_student_of_labels_alone() -> None:
 @pytest.mark.usefixtures("fitted")
 def test_a_run_that_was_stopped_goes_on_with_features_here_and_on_workers() -> None:
     """Law: the same bytes by one process and by two, and nothing is made twice."""
-    few = (*PATIENT, features('{module = "linear", name = "inside", dtype = "float32"}'))
+    save_file({"mean": torch.ones(3), "components": torch.eye(3)[:, :2].contiguous()}, "b.safetensors")
+    inside = '{module = "linear", name = "inside", dtype = "float32"}'
+    few = (*PATIENT, features(inside, COMPONENTS.replace('"2"', '"linear"')))
     must("generate", *few, "cache.path=alone")
     must("generate", *few, flags=("--workers", "2"))
     one, two = (json.loads(Path(name, "seal.json").read_text())["cache_id"] for name in ("alone", "cache"))
