@@ -4,15 +4,17 @@ What it is given is text, whoever wrote it, and stays text: names are shown and 
 """
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
+LONGEST = 300  # letters of what a document says
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; }
 table { border-collapse: collapse; margin: 1em 0; }
 .wide { overflow-x: auto; }
 th, td { padding: 0.2em 0.8em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+.words td { text-align: left; white-space: pre-wrap; overflow-wrap: anywhere; }
 img { max-width: 100%; vertical-align: top; }
 """
 
@@ -38,6 +40,11 @@ def text(words: str) -> str:
     return escape(seen)
 
 
+def cut(words: str) -> str:
+    """Words as they are, or their beginning: what a document says may be of any length."""
+    return words if len(words) <= LONGEST else f"{words[: LONGEST - 1]}…"
+
+
 def heading(words: str) -> str:
     """Of a section."""
     return f"<h2>{text(words)}</h2>"
@@ -53,6 +60,12 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{text(cell)}</th>" for cell in header)
     body = "\n".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
+
+
+def glossary(found: Mapping[str, str]) -> str:
+    """Names, and what each is in words, of any length."""
+    body = "\n".join(f"<tr><td>{text(name)}</td><td>{text(words)}</td></tr>" for name, words in found.items())
+    return f'<table class="words">\n{body}\n</table>'
 
 
 def picture(png: bytes, words: str) -> str:

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LONGEST = 20  # letters of a class's name
+LONGEST = 20  # letters of a name
 NEAR = 6  # columns of less than so many times another's have names that may meet
+MOST_LABELLED = 1e4  # times the least, of what has labels between powers of ten
+UNITS = {"hours": 3600, "minutes": 60, "seconds": 1}
 COLOURS = 10  # of matplotlib's lines, before they come again
 TESTED = {
     "test_accuracy": "test accuracy",
@@ -154,12 +156,61 @@ def confusion(rows: Sequence[Sequence[int]], names: Sequence[str]) -> bytes:
         for along, many in enumerate(row):
             colour = "white" if 2 * many > sum(row) else "black"
             axes.text(along, down, str(many or ""), ha="center", va="center", fontsize=7, color=colour)
-    # Someone else's names: no dollar sign of theirs begins a formula.
-    told = [(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…").replace("$", r"\$") for name in names]
+    told = list(map(_told, names))
     axes.set_xticks(range(len(names)), told, rotation=90)
     axes.set_yticks(range(len(names)), told)
     axes.set(xlabel="taken for", ylabel="true class")
     return _png(figure)
+
+
+def pace(hosts: Mapping[str, Points]) -> bytes:
+    """How fast each shard was made, by when it was done; of ten hosts with a colour of their own, of others in grey.
+
+    Args:
+        hosts: of each, seconds since the first shard was done, and rows a second, above 0.
+
+    """
+    from matplotlib.ticker import LogLocator  # noqa: PLC0415  # slow to import
+
+    figure = _figure(10, 4)
+    axes = figure.subplots()
+    last = max((seconds for points in hosts.values() for seconds, _ in points), default=0.0)
+    unit, length = next(each for each in UNITS.items() if last >= 2 * each[1] or each[1] == 1)
+    for place, (name, points) in enumerate(hosts.items()):
+        own = place < COLOURS
+        colour, label = (f"C{place}", f" {_told(name)}") if own else ("lightgrey", None)  # "_a" would not be listed
+        across, up = [seconds / length for seconds, _ in points], [rate for _, rate in points]
+        axes.plot(across, up, ".", color=colour, label=label, zorder=3 if own else 2)
+    axes.set(xlabel=f"{unit} since the first shard was done", ylabel="rows a second", yscale="log")
+    rates = [rate for points in hosts.values() for _, rate in points] or [1.0]
+    near = max(rates) < MOST_LABELLED * min(rates)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if near else (1,)))
+    axes.yaxis.set_major_formatter("{x:,.10g}")
+    axes.minorticks_off()
+    axes.grid(visible=True, which="major", alpha=0.3)
+    if axes.lines:
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return _png(figure)
+
+
+def sizes(rows: Sequence[float]) -> bytes:
+    """How many rows each cluster has, the largest first, beside how many if all had as many."""
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415  # slow to import
+
+    figure = _figure(10, 4)
+    axes = figure.subplots()
+    axes.stairs(sorted(rows, reverse=True), fill=True, color="tab:blue", alpha=0.6)
+    axes.axhline(sum(rows) / len(rows), linestyle="--", color="grey", label="if all had as many")
+    axes.set(xlabel="clusters, the largest first", ylabel="rows", xlim=(0, len(rows)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize="small")
+    return _png(figure)
+
+
+def _told(name: str) -> str:
+    """Someone else's name: short, on one line, and no dollar sign of theirs begins a formula."""
+    name = "".join(each if each.isprintable() else "?" for each in name)
+    return (name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…").replace("$", r"\$")
 
 
 def _diagram(axes: "Axes", bins: Sequence[tuple[float, float]], ece: float) -> None:

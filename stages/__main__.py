@@ -306,15 +306,19 @@ def fidelity(
 
 @cli.command()
 @options.reported
-def report(runs: Path, out: Path | None, *, as_json: bool) -> None:
-    """Show runs on one page of HTML: all their figures, and plots of each student.
+def report(what: Path | str, out: Path | str | None, *, as_json: bool) -> None:
+    """Show a label cache, or runs, on one page of HTML.
 
-    RUNS is the folder that train ends with, or any in it. No network, cache or dataset is needed: runs keep what is
-    drawn, which is confusion (of more than 30 classes, a table of what is most often taken for what) and reliability.
+    Of CACHE: what it is, what is stored of a row, how fast each host was, how sure and how right its labels are, and
+    which losses it serves. All of it is read. One on its way is shown as far as it is, with exit code 4.
+
+    RUNS is the folder that train ends with, or any in it: all figures, and plots of each student. No network, cache or
+    dataset is needed: runs keep what is drawn, which is confusion (of more than 30 classes, a table of what is most
+    often taken for what) and reliability.
     """
-    from stages.report_runs import report_runs
+    from stages.report_cache import report
 
-    finish(report_runs(runs, out), as_json=as_json)
+    finish(report(what, out), as_json=as_json)
 
 
 def main() -> None:

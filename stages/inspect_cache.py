@@ -13,6 +13,7 @@ from pipeline.terms import TERMS, served
 from stages.report import Report, counted, duration
 
 INCOMPLETE = 4
+SERVES_NOTHING = "nothing that this version knows"
 UNTRUE = "not from these labels: it asks for true ones, and clusters are no classes"
 
 
@@ -24,7 +25,11 @@ def inspect(path: Path | str) -> Report:
         CorruptError: one of its documents is not what was written.
 
     """
-    state = read_state(path)
+    return told(path, read_state(path))
+
+
+def told(path: Path | str, state: State) -> Report:
+    """The same of documents that were read. Raises CorruptError as `inspect`."""
     was, seal = read_sealed(path, state.job)
     facts = _facts(path, state) | {"grows_from": was.extent if seal and not state.seal else None}
     return Report(facts, _text(facts), 0 if state.seal else INCOMPLETE)
@@ -53,26 +58,29 @@ def _facts(path: Path | str, state: State) -> dict[str, Any]:
     }
 
 
-def _text(facts: dict[str, Any]) -> str:
+def described(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What a cache is, how far, and who made it, in words."""
     state = f"sealed, cache id {facts['cache_id']}" if facts["sealed"] else _unsealed(facts)
     hosts = _listed(facts["hosts"]) or "no host"
     made = f"{duration(facts['seconds'])} in {counted(facts['attempts'], 'attempt')} on {hosts}"
+    return {
+        "cache": facts["cache"],
+        "state": state,
+        "rows": f"{facts['rows']:,} in {counted(facts['views'], 'view')}",
+        "shards": f"{facts['shards_done']:,} of {facts['shards']:,} done, {human(facts['bytes'])}",
+        "made": made,
+    }
+
+
+def _text(facts: dict[str, Any]) -> str:
+    listed = {**facts["asked"], "arrays": facts["arrays"], "about": facts["about"]}
+    lines = described(facts) | {name: _listed(value) for name, value in listed.items()}
     serves = "".join(f"\n  {name:<10} {words}" for name, words in facts["serves"].items())
-    asked = "\n".join(f"{section:<9} {_listed(facts['asked'][section])}" for section in facts["asked"])
-    return (
-        f"cache     {facts['cache']}\n"
-        f"state     {state}\n"
-        f"rows      {facts['rows']:,} in {counted(facts['views'], 'view')}\n"
-        f"shards    {facts['shards_done']:,} of {facts['shards']:,} done, {human(facts['bytes'])}\n"
-        f"made      {made}\n"
-        f"{asked}\n"
-        f"arrays    {_listed(facts['arrays'])}\n"
-        f"about     {_listed(facts['about'])}\n"
-        f"serves{serves or '    nothing that this version knows'}"
-    )
+    text = "\n".join(f"{name:<9} {words}" for name, words in lines.items())
+    return f"{text}\nserves{serves or f'    {SERVES_NOTHING}'}"
 
 
-def _unsealed(facts: dict[str, Any]) -> str:
+def _unsealed(facts: Mapping[str, Any]) -> str:
     if (extent := facts["grows_from"]) is None:
         return "NOT SEALED: run `softlabels generate` again"
     return f"GROWING from {extent}, which can be read: run `softlabels extend CONFIG --views {facts['views']}` again"

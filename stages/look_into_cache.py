@@ -20,6 +20,7 @@ from stages.report import Report, counted, table
 MOST_LISTED = 20  # classes
 UNKNOWN = "?"
 EACH_END = 10  # of more: the least and the most confident
+CONFUSED = ["most confused", "mean p"]
 HEADER = ["true class", "rows", "entropy", "confidence", "p of it", "agreement"]
 
 
@@ -42,27 +43,30 @@ def look_into(path: Path | str, temperature: float | None, plot: Path | None) ->
         found = statistics(cache, asked, progress.update)
     text = f"{report.text}\n\n{_text(found)}"
     if plot:
-        write_durably(plot, [_drawn(found)])
+        write_durably(plot, [drawn(found)])
         text += f"\n\nDrawn in {plot}."
     return replace(report, facts=report.facts | {"statistics": found.facts()}, text=text)
 
 
-def _drawn(found: Statistics) -> bytes:
+def drawn(found: Statistics) -> bytes:
+    """The plot of calibration and entropy."""
     kept = found.calibration
     bins = list(zip(kept.confidence.tolist(), kept.accuracy.tolist(), strict=True))
     return certainty(bins, kept.ece, found.entropy_rows.tolist(), math.log(found.by_class.rows.size))
 
 
 def _text(found: Statistics) -> str:
-    parts = [_overall(found), found.known]
+    lines = "\n".join(f"{name:<11} {words}" for name, words in overall(found).items())
+    parts = [lines, found.known]
     if found.labelled:
-        parts.append(table(HEADER, list(_classes(found))))
+        parts.append(table(HEADER, list(classes(found))))
     if found.confused:
-        parts.append(table(["most confused", "mean p"], list(_confused(found))))
+        parts.append(table(CONFUSED, list(confused(found))))
     return "\n\n".join(parts)
 
 
-def _overall(found: Statistics) -> str:
+def overall(found: Statistics) -> dict[str, str]:
+    """The figures of all rows, in words."""
     means, most = found.overall, math.log(found.by_class.rows.size)
     lines = {
         "looked at": (
@@ -77,7 +81,7 @@ def _overall(found: Statistics) -> str:
     }
     if not found.labelled:
         del lines["true class"], lines["ECE"]
-    return "\n".join(f"{name:<11} {words}" for name, words in lines.items())
+    return lines
 
 
 def _outside(found: Statistics) -> str:
@@ -89,7 +93,7 @@ def _outside(found: Statistics) -> str:
     return f"{found.overall.tail:.2g} is outside the kept classes; {quantiles}, all at most {found.tail.largest:.2g}"
 
 
-def _classes(found: Statistics) -> Iterator[Sequence[str]]:
+def classes(found: Statistics) -> Iterator[Sequence[str]]:
     """A line a class; of many the least and the most confident, or certain of what is true where that is not known."""
     by_class = found.by_class
     there = np.flatnonzero(by_class.rows)
@@ -109,7 +113,8 @@ def _line(found: Statistics, place: int) -> Sequence[str]:
     return [_name(found, place), f"{int(of_class.rows):,}", _entropy(of_class), *map(_share, shares)]
 
 
-def _confused(found: Statistics) -> Iterator[Sequence[str]]:
+def confused(found: Statistics) -> Iterator[Sequence[str]]:
+    """A line for each pair of classes of which one is most often taken for the other."""
     for pair in found.confused:
         yield [f"{_name(found, pair.true)} for {_name(found, pair.taken_for)}", f"{100 * pair.p:.2g} %"]
 

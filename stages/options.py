@@ -122,8 +122,8 @@ compared = _all(
     click.option("--draws", type=AT_LEAST_2, default=100, show_default=True, help="How often to draw, for the bias."),
 )
 reported = _all(
-    click.argument("runs", type=FILE),
-    click.option("--out", type=FILE, metavar="FILE.html", help="Default: report.html in RUNS."),
+    click.argument("what", type=location, metavar="CACHE|RUNS"),
+    click.option("--out", type=location, metavar="FILE.html", help="Default: CACHE.html; report.html in RUNS."),
     as_json,
 )
 into = click.option("--into", type=FILE, help="Where files go. Default: in runs/ and the config's name.")

@@ -9,6 +9,7 @@ from pipeline.pages import grid, heading, page, paragraph, picture
 from pipeline.plots import confusion, reliability
 from pipeline.runs import METRICS, Metrics, read_counts, read_metrics
 from pipeline.store.files import make_directory, write_durably
+from pipeline.store.state import JOB
 from stages.columns import COLUMNS, PAGE_ONLY
 from stages.report import Report, counted
 
@@ -37,8 +38,9 @@ def report_runs(runs: Path, out: Path | None) -> Report:
     found = _found(runs)
     if not found:
         raise IncompleteError(
-            f"{runs} holds no run that is done: no {METRICS} in it, nor in the folders of its students and seeds. Name "
-            "the folder that `softlabels train` ends with, or run train to its end."
+            f"{runs} holds no run that is done: no {METRICS} in it, nor in the folders of its students and seeds; and "
+            f"no label cache: no {JOB} in it. Name the folder that `softlabels train` ends with, or run train to its "
+            "end; or name a cache that `softlabels generate` has begun."
         )
     place = out or runs / "report.html"
     parts = [paragraph(LEGEND), _table(found)]

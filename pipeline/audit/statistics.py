@@ -85,6 +85,7 @@ class Statistics:
     class_names: tuple[str, ...]  # empty, if there are none
     overall: Means
     by_class: Means  # over the rows of each true class
+    likeliest: Column  # of how many rows each class is the likeliest, `[C]`; what does not tell is nowhere
     calibration: Calibration
     entropy_rows: Column  # rows in bins from 0 to log C, `[M]`; of what leaves it open, at the middle
     tail: Tail
@@ -128,6 +129,7 @@ def statistics(
         class_names=_class_names(cache, spec),
         overall=overall,
         by_class=by_class,
+        likeliest=sums["likeliest"],
         calibration=_calibration(sums["calibration"]),
         entropy_rows=sums["entropy"],
         tail=Tail(_quantiles(sums["tail"], float(sums["largest_tail"])), float(sums["largest_tail"])),

@@ -39,6 +39,7 @@ def parts(classes: int) -> dict[str, Part]:
     return {
         "by_class": Part(partial(by_class, classes), (1 + len(SUMMED), classes + 1)),
         "calibration": Part(calibration, (3, BINS)),
+        "likeliest": Part(partial(likeliest, classes), (classes,)),
         "entropy": Part(partial(entropy, math.log(classes)), (ENTROPY_BINS,)),
         "tail": Part(tail, (TAIL_EDGES.size,)),
         "largest_tail": Part(largest_tail, (), "max"),
@@ -61,6 +62,11 @@ def calibration(rows: NDArray[np.void]) -> Column:
     bin_N = np.ceil(known["confidence"] * BINS).clip(1, BINS).astype(np.int64) - 1
     figures = (np.ones(len(known)), known["confidence"], _right(known))
     return np.stack([np.bincount(bin_N, figure_N, BINS) for figure_N in figures])
+
+
+def likeliest(classes: int, rows: NDArray[np.void]) -> Column:
+    """Of how many rows each class is the likeliest, `[C]`; a row that does not tell is nowhere."""
+    return np.bincount(rows["top"][rows["top"] >= 0], minlength=classes).astype(np.float64)
 
 
 def entropy(most: float, rows: NDArray[np.void]) -> Column:

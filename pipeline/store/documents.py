@@ -231,7 +231,7 @@ class FileProof(Document):
 class Made(Document):
     """How something came about. Nothing here decides what it is."""
 
-    seconds: float = Field(ge=0, allow_inf_nan=False)
+    seconds: float = Field(ge=0, le=2**40, allow_inf_nan=False)  # 35,000 years: sums of them stay numbers
     host: str
     attempt: Annotated[int, Field(gt=0, le=2**31)]  # the first run is 1, each that resumed one more
     finished: str  # ISO 8601, UTC

@@ -186,6 +186,10 @@ def agrees(found: Statistics, figures: Mapping[str, Array], classes: int) -> Non
             assert found.confusion is not None
             np.testing.assert_allclose(found.confusion[place], mean_p, atol=1e-9)
     assert found.calibration.ece == pytest.approx(calibration_error(figures), abs=1e-9, nan_ok=True)
+    if not np.isnan(figures["confidence"]).any():
+        assert found.likeliest.sum() == found.rows
+    else:
+        assert not found.likeliest.any()
     assert found.tail.largest == pytest.approx(figures["tail"].max(), abs=1e-9, nan_ok=True)
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,21 @@ def assert_two_ranks_make(command: list[str], one: Path, two: Path) -> None:
     expected, found = (load_file(runs / "distilled/seed-0/student.safetensors") for runs in (one, two))
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def shown(page: Path) -> str:
+    """What a page says, its pictures by what they show."""
+    words: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            words.extend(value or "" for name, value in attributes if (tag, name) == ("img", "alt"))
+
+        def handle_data(self, data: str) -> None:
+            words.append(data)
+
+    Reader().feed(page.read_text())
+    return " | ".join(word for word in words if word.strip())
 
 
 def untimed(figures: dict[str, object]) -> dict[str, object]:

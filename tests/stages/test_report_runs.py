@@ -4,29 +4,12 @@ import json
 import re
 import shutil
 from base64 import b64decode
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from stage_cases import must, run, softlabels
+from stage_cases import must, run, shown, softlabels
 
 from pipeline.counts import BINS, Counts
-
-
-def shown(page: Path) -> str:
-    """What a page says, its pictures by what they show."""
-    words: list[str] = []
-
-    class Reader(HTMLParser):
-        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-            words.extend(value or "" for name, value in attributes if (tag, name) == ("img", "alt"))
-
-        def handle_data(self, data: str) -> None:
-            words.append(data)
-
-    Reader().feed(page.read_text())
-    return " | ".join(word for word in words if word.strip())
-
 
 Pairs = tuple[tuple[int, int, int], ...]
 
@@ -135,8 +118,10 @@ def test_names_in_runs_are_shown_and_not_obeyed_by_a_page(classes: int, trained:
 
 
 def test_where_no_run_is_done_there_is_nothing_to_show(filled: Path) -> None:
-    """Law: exit code 4, and what to name."""
-    softlabels("report", "runs").refuses(4, "runs holds no run that is done", "Name the folder that `softlabels train`")
+    """Law: exit code 4, and what to name: runs or a cache."""
+    softlabels("report", "runs").refuses(
+        4, "runs holds no run that is done", "no label cache: no job.json", "Name the folder that `softlabels train`"
+    )
     assert not (filled / "runs").exists()
 
 

@@ -134,6 +134,13 @@ def test_the_cache_id_does_not_depend_on_how_the_cache_was_made(state: State) ->
     assert cache_id(state.job, {"zarr.json": b""}, receipts) != cache_id(state.job, {}, receipts)
 
 
+@pytest.mark.parametrize("seconds", [-1.0, 1e300, float("inf"), float("nan")])
+def test_a_time_that_no_sum_can_hold_is_refused(seconds: float) -> None:
+    """Law: what receipts say of time adds up to a number, whoever wrote them."""
+    with pytest.raises(ValidationError, match="seconds"):
+        Made(seconds=seconds, host="h", attempt=1, finished="", versions={})
+
+
 def test_a_seal_counts_what_its_receipts_prove(state: State) -> None:
     """Law: shards and bytes of the seal are those of the receipts."""
     seal = state.seal
