@@ -1,14 +1,19 @@
 """Opens the datasets that an experiment names."""
 
+from contextlib import suppress
 from typing import Any
 
 from pipeline.ahead import loaders
-from pipeline.config import TOKENS, Experiment
-from pipeline.datasets import Dataset, open_dataset
-from pipeline.errors import ConfigError, DatasetError
+from pipeline.config import TOKENS, CacheSettings, Experiment
+from pipeline.datasets import Dataset, ids_digest, open_dataset
+from pipeline.datasets.subset import beginning_with
+from pipeline.errors import ConfigError, DatasetError, SoftLabelsError
 from pipeline.job import check_made_for, content_of
 from pipeline.kinds import AnySource
+from pipeline.store.addresses import Where
+from pipeline.store.documents import Job
 from pipeline.store.mapped import LabelCache
+from pipeline.store.state import read_job, read_sealed
 from pipeline.views import Viewed, viewed
 
 
@@ -24,6 +29,30 @@ def open_source(source: AnySource) -> Dataset:
     )
 
 
+def open_own(experiment: Experiment) -> Dataset:
+    """The dataset of an experiment: first the samples that its cache holds, in the order that they have there.
+
+    So samples that are new may have any place in the dataset, as pictures in a folder have by their names. Raises as
+    `open_source`.
+    """
+    return _as_cached(open_source(experiment.dataset), experiment.cache.path, experiment.cache)
+
+
+def _as_cached(dataset: Dataset, path: Where, settings: CacheSettings) -> Dataset:
+    with suppress(SoftLabelsError):  # whoever works at a cache says better what is wrong with it
+        job = read_job(path)
+        if _first_of(dataset, job):
+            return dataset
+        was, seal = read_sealed(path, job)
+        if seal and not _first_of(dataset, was) and was.rows <= len(dataset):
+            return beginning_with(dataset, LabelCache.open(path, settings=settings.copies).sample_ids())
+    return dataset
+
+
+def _first_of(dataset: Dataset, job: Job) -> bool:
+    return job.dataset.get("ids_sha256") == ids_digest(dataset.ids[: job.rows])
+
+
 def open_views(experiment: Experiment) -> Viewed:
     """The dataset of an experiment, in its views, of which a few were made twice.
 
@@ -32,7 +61,7 @@ def open_views(experiment: Experiment) -> Viewed:
         DatasetError: the dataset cannot be read, or a view not be made again.
 
     """
-    views = Viewed(open_source(experiment.dataset), experiment.views, readers(experiment))
+    views = Viewed(open_own(experiment), experiment.views, readers(experiment))
     _refuse_numbers(views, experiment)
     views.prove()
     return views
@@ -66,7 +95,8 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
     source, known = experiment.test, viewed(dataset)
     if known.positions is None:  # else it has the classes of its own tokens
         source = source.model_copy(update={"classes": source.classes or dataset.classes})
-    test = open_source(source)
+    test, where = open_source(source), experiment.cache.test
+    test = test if where is None else _as_cached(test, where, experiment.cache)
     _refuse_unlike("[test]", test, dataset)
     if experiment.cache.test is None and known.positions is None and (test.labels is None or (test.labels < 0).all()):
         raise DatasetError(

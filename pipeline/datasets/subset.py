@@ -1,4 +1,4 @@
-"""Some samples of a dataset: from one row to another, or all but those of some classes."""
+"""Some samples of a dataset, from one row to another, or all but those of some classes; or all in another order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,6 +103,18 @@ def between(dataset: CheckedDataset | Subset, start: int, stop: int) -> Subset:
         )
     labels = None if dataset.labels is None else dataset.labels[start:stop]
     return Subset(dataset, np.arange(start, stop), dataset.ids[start:stop], labels)
+
+
+def beginning_with(dataset: Dataset, ids: NDArray[np.int64]) -> Dataset:
+    """The samples of these ids first, in this order, then all others in theirs; as it is, if it has not all of them."""
+    assert isinstance(dataset, CheckedDataset | Subset)
+    order = np.argsort(dataset.ids)
+    first = order[np.minimum(np.searchsorted(dataset.ids, ids, sorter=order), len(order) - 1)]
+    if not np.array_equal(dataset.ids[first], ids):
+        return dataset
+    kept = np.concatenate([first, np.delete(np.arange(len(dataset)), first)])
+    labels = None if dataset.labels is None else dataset.labels[kept]
+    return Subset(dataset, kept, dataset.ids[kept], labels)
 
 
 def leave_out(dataset: CheckedDataset | Subset, without: Sequence[int]) -> Subset:

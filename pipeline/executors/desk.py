@@ -24,7 +24,7 @@ from pipeline.job import check_at_hand, known_spec
 from pipeline.labeller import Labeller, Loaded, Pending
 from pipeline.provenance import figures, tools
 from pipeline.settings import Settings
-from pipeline.sources import open_source, open_test, readers
+from pipeline.sources import open_own, open_test, readers
 from pipeline.store.addresses import place_of
 from pipeline.store.committer import Committer
 from pipeline.store.documents import Job
@@ -179,7 +179,7 @@ class Desk:
 
     def _made(self) -> TurnByTurn:
         experiment, job = self.order.experiment, self.order.job
-        dataset = open_source(experiment.dataset)
+        dataset = open_own(experiment)
         check_at_hand(job, experiment, dataset)
         views = Viewed(dataset, experiment.views, self.readers)
         views.prove()

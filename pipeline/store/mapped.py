@@ -192,6 +192,12 @@ class LabelCache:
         """Make sure that shards are on this machine. Raises as `gather`."""
         self._residence.fetch(range(len(self.job.arrays)), sorted(shards))
 
+    def sample_ids(self) -> Rows:
+        """The ids of all rows that are done, in their order, [N]. Raises as `gather`."""
+        shards = self._first_shards()
+        self._fetch_ids(shards)
+        return np.concatenate([np.empty(0, np.int64), *(self._ids_in(shard) for shard in shards)])
+
     def rows_of(self, sample_ids: Rows) -> Rows:
         """The positions of samples, by id.
 
@@ -230,11 +236,8 @@ class LabelCache:
 
     def _read_ids(self) -> tuple[Rows, Rows]:
         """The ids of all rows that are done, sorted, and their positions. All views have the same: any will do."""
-        shards = self._first_shards()
-        self._fetch_ids(shards)
-        nothing = np.empty(0, np.int64)
-        ids = np.concatenate([nothing, *(self._ids_in(shard) for shard in shards)])
-        places = np.concatenate([nothing, *(np.arange(shard.start, shard.stop) for shard in shards)])
+        ids, nothing = self.sample_ids(), np.empty(0, np.int64)
+        places = np.concatenate([nothing, *(np.arange(shard.start, shard.stop) for shard in self._first_shards())])
         if np.any(np.diff(ids) <= 0):
             order = np.argsort(ids, kind="stable")
             ids, places = ids[order], places[order]

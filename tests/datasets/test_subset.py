@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pipeline.datasets import content_digest, ids_digest, open_dataset
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.datasets.checks import CheckedDataset, checked
-from pipeline.datasets.subset import between, leave_out
+from pipeline.datasets.subset import beginning_with, between, leave_out
 from pipeline.errors import DatasetError
 
 LABELS = np.array([0, 2, -1, 1, 2, 0])
@@ -105,3 +105,21 @@ def test_rows_are_counted_before_classes_are_left_out() -> None:
         DatasetError, match=r"rows = \[0, 400\] .*there are 359\. Name a start below a stop, and a stop"
     ):
         open_dataset("digits", {"part": "test"}, rows=(0, 400))
+
+
+@given(st.permutations(range(6)), st.integers(0, 6))
+def test_a_dataset_that_begins_with_others_is_the_same_samples(order: list[int], count: int) -> None:
+    """Law: those named come first, as they are named, the others after them in their order; each with what it had."""
+    first = order[:count]
+    rows = [*first, *sorted(order[count:])]
+    dataset = beginning_with(opened(), SIX.ids[first])
+    np.testing.assert_array_equal(dataset.ids, SIX.ids[rows], strict=True)
+    np.testing.assert_array_equal(dataset.inputs(np.arange(6)), SIX.array[rows], strict=True)
+    np.testing.assert_array_equal(dataset.labels, LABELS[rows], strict=True)
+
+
+def test_a_dataset_without_one_of_those_named_stays_as_it_is() -> None:
+    """Law: also where the name is below or beyond all."""
+    for names in ([3, 99], [3, -1], [100]):
+        dataset = opened()
+        assert beginning_with(dataset, np.array(names)) is dataset
