@@ -1,12 +1,16 @@
-"""Weights on disk: safetensors, or tensors alone by `torch.load(weights_only=True)`; never a pickle that runs code."""
+"""Weights on disk: safetensors, or tensors alone by `torch.load(weights_only=True)`; never a pickle that runs code.
+
+Of large models they are several safetensors files, and an index beside them says which tensor is in which.
+"""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
@@ -14,6 +18,8 @@ from pipeline.errors import TeacherError
 from pipeline.store.files import write_durably
 
 NAMED = 3
+INDEX = ".safetensors.index.json"
+"""How the name of an index ends."""
 
 State = dict[str, torch.Tensor]
 
@@ -27,12 +33,14 @@ def save_state(path: Path, state: Mapping[str, torch.Tensor], notes: Mapping[str
 
 
 def load_state(path: Path) -> State:
-    """Read a state from a safetensors file, else from a `torch.save` of tensors alone.
+    """Read a state from a safetensors file or the index of several, else from a `torch.save` of tensors alone.
 
     Raises:
-        TeacherError: there is no such file, or it is neither.
+        TeacherError: there is no such file, or it is none of these.
 
     """
+    if path.name.endswith(INDEX):
+        return _load_parts(path)
     try:
         return load_file(path) if path.suffix == ".safetensors" else _load_tensors(path)
     except FileNotFoundError:
@@ -68,6 +76,45 @@ def note_in(path: Path, name: str) -> Mapping[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+class _Index(BaseModel):
+    """`model.safetensors.index.json`: in which file beside it each tensor is."""
+
+    weight_map: dict[str, Annotated[str, Field(pattern=r"^[^/\\\x00]+\.safetensors$")]]
+
+
+def _load_parts(path: Path) -> State:
+    state: State = {}
+    for part, names in _parts(path).items():
+        found = load_state(part)
+        if found.keys() != names:
+            name = min(found.keys() ^ names)
+            raise TeacherError(
+                f"{path} and {part.name} are of two checkpoints: the tensor {name!r} is in one of them alone. Copy the "
+                "index and all its files anew, from one place."
+            )
+        state |= found
+    return state
+
+
+def _parts(path: Path) -> dict[Path, set[str]]:
+    """The files that an index names, and the tensors that are to be in each."""
+    try:
+        index = _Index.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise TeacherError(_missing(path)) from None
+    except OSError as error:
+        raise TeacherError(f"{path}: this checkpoint cannot be read: {error.strerror}. Name another file.") from None
+    except ValidationError:
+        raise TeacherError(
+            f"{path}: expected an index of safetensors files beside it, as transformers writes it, with the file of "
+            "each tensor under weight_map. Save the model again, or name its one safetensors file."
+        ) from None
+    found: dict[Path, set[str]] = {}
+    for name, part in sorted(index.weight_map.items()):
+        found.setdefault(path.with_name(part), set()).add(name)
+    return found
 
 
 def _load_tensors(path: Path) -> State:
@@ -135,10 +182,15 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 def file_digest(path: Path) -> str:
     """The sha256 of a checkpoint file, as hex; no model is built and no tensor is read.
 
+    Of an index of several, it is over the tensors' names and the sha256 of the file that each is in.
+
     Raises:
         TeacherError: there is no such file.
 
     """
+    if path.name.endswith(INDEX):
+        told = {part.name: [file_digest(part), *sorted(names)] for part, names in _parts(path).items()}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,9 @@
 """Weights on disk: what is written is what is read, and nothing read runs."""
 
 import hashlib
+import json
 import pickle
+import re
 from collections import OrderedDict
 from pathlib import Path
 
@@ -184,3 +186,57 @@ def test_a_cut_safetensors_file_is_refused_wherever_it_was_cut(tmp_path: Path) -
         path.write_bytes(whole[:length])
         with pytest.raises(TeacherError, match=r"t\.safetensors: this checkpoint cannot be read"):
             load_state(path)
+
+
+def write_parts(folder: Path) -> Path:
+    """A model of three tensors in two files, and their index."""
+    state = {name: torch.full((2,), float(place)) for place, name in enumerate("abc")}
+    files = {"model-1.safetensors": ("a", "c"), "model-2.safetensors": ("b",)}
+    for file, names in files.items():
+        save_file({name: state[name] for name in names}, folder / file)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {name: file for file, names in files.items() for name in names}}))
+    return index
+
+
+def test_a_model_in_several_files_is_that_of_its_index(tmp_path: Path) -> None:
+    """Law: all tensors of all files; the digest is another as soon as a file or a tensor's place is."""
+    index = write_parts(tmp_path)
+    assert {name: tensor.tolist() for name, tensor in load_state(index).items()} == {
+        "a": [0.0, 0.0],
+        "b": [1.0, 1.0],
+        "c": [2.0, 2.0],
+    }
+    digest = file_digest(index)
+    index.write_text(json.dumps({**json.loads(index.read_text()), "metadata": {"total_size": 24}}))
+    assert file_digest(index) == digest
+    save_file({"b": torch.full((2,), 3.0)}, tmp_path / "model-2.safetensors")
+    assert file_digest(index) != digest
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ("{", "expected an index of safetensors files"),
+        ("[]", "expected an index of safetensors files"),
+        ('{"weight_map": {"a": "../model-1.safetensors"}}', "expected an index of safetensors files"),
+        ('{"weight_map": {"a": "/model-1.safetensors"}}', "expected an index of safetensors files"),
+        ('{"weight_map": {"a": "model-1.bin"}}', "expected an index of safetensors files"),
+        ('{"weight_map": {"a": "model-3.safetensors"}}', "model-3.safetensors: there is no such checkpoint"),
+        ('{"weight_map": {"a": "model-1.safetensors"}}', "are of two checkpoints: the tensor 'c' is in one"),
+        ('{"weight_map": {"b": "model-2.safetensors", "d": "model-2.safetensors"}}', "two checkpoints: the tensor 'd'"),
+    ],
+)
+def test_an_index_that_does_not_fit_its_files_is_refused(index: str, said: str, tmp_path: Path) -> None:
+    """Law: nothing outside its folder is read, and no tensor is left out or left as it was."""
+    path = write_parts(tmp_path)
+    path.write_text(index)
+    with pytest.raises(TeacherError, match=re.escape(said)):
+        load_state(path)
+
+
+def test_an_index_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """Law: with the path, by whoever reads it first."""
+    for read in (load_state, file_digest):
+        with pytest.raises(TeacherError, match=r"index\.json: there is no such checkpoint"):
+            read(tmp_path / "model.safetensors.index.json")

@@ -199,6 +199,20 @@ def test_a_checkpoint_of_transformers_fits_also_where_it_leaves_out_tied_weights
     assert theirs(input_ids=TOKENS[2:, 0]).logits.equal(expected)
 
 
+@pytest.mark.parametrize("name", ["llama", "llama tied"])
+def test_a_model_that_transformers_saved_in_several_files_is_the_same_one(name: str, tmp_path: Path) -> None:
+    """Law: its index names what the one file holds, bit for bit."""
+    config = transformers.AutoConfig.from_pretrained(told(tmp_path, name))
+    model = stirred(AutoModelForCausalLM.from_config(config))
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "parts", max_shard_size="1KB")
+    assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) > 1
+    whole = load_state(tmp_path / "whole/model.safetensors")
+    parts = load_state(tmp_path / "parts/model.safetensors.index.json")
+    assert whole.keys() == parts.keys()
+    assert all(parts[tensor].equal(whole[tensor]) for tensor in whole)
+
+
 def test_a_checkpoint_that_says_two_things_of_one_tensor_is_refused(tmp_path: Path) -> None:
     """Law: as is one that lacks a tensor which is in no other's memory; equal values are one."""
     network = build(f"transformers:{told(tmp_path, 'llama tied')}", {}, CAUSAL, WORDS)
