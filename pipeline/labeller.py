@@ -209,11 +209,11 @@ class Labeller:
         """What the teacher says of a batch, and what is kept of its features."""
         features = self.spec.features
         if features:
-            logits_NC, seen = self.teacher.answer_inside(inputs_NX, [each.module for each in features])
+            classes = None if self.spec.positions is None else self.spec.classes
+            logits_NC, seen = self.teacher.answer_inside(inputs_NX, [each.module for each in features], classes)
             positions = there(inputs_NX) if self.teacher.views.input == "tokens" else None
             given = [(each, seen[each.module], positions, self.bases.get(each.name)) for each in features]
             inside = [reductions.encode(*each) for each in given]
-            logits_NC = logits_NC if self.spec.positions is None else logits_NC[..., : self.spec.classes]
             return logits_NC, {name: array for part in inside for name, array in part.items()}
         if self.spec.positions is None:
             return self.teacher.answer(inputs_NX), {}

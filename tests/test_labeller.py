@@ -17,11 +17,12 @@ from pipeline.encodings import blocks
 from pipeline.errors import DatasetError, TeacherError
 from pipeline.executors.inline import run_inline
 from pipeline.labeller import Labeller, Sent
-from pipeline.labels import LabelSpec
+from pipeline.labels import FeatureSpec, LabelSpec
 from pipeline.models import build
 from pipeline.store.documents import ROW_ARRAYS
 from pipeline.store.layout import Layout
 from pipeline.teachers import Teacher
+from pipeline.teachers.ensemble import Ensemble
 from pipeline.views import fingerprints
 
 VIEWS = ViewSettings(mean=100.0, std=50.0)
@@ -93,23 +94,38 @@ def test_a_batch_is_stored_with_its_logits_ids_labels_and_fingerprints() -> None
 
 
 @pytest.mark.parametrize("encoding", ["topk", "sampled"])
+@pytest.mark.parametrize(
+    ("members", "module"),
+    [(1, None), (1, "decoder.norm"), (2, None), (2, "members.1.decoder.norm")],
+    ids=["one", "one, and features", "two", "two, and features"],
+)
 def test_of_a_language_model_no_more_than_a_block_of_logits_is_ever_there(
-    encoding: str, monkeypatch: pytest.MonkeyPatch
+    encoding: str, members: int, module: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Law: its head is asked about some positions at a time, and what is stored is what all of them at once give."""
     classes, length = 50, 8
     monkeypatch.setattr(blocks, "WHOLE", 3 * classes)
-    network, asked = build("gpt", {"width": 16, "depth": 1, "heads": 2}, (3, length), classes).eval(), []
-    network.head.register_forward_hook(lambda _, given, __: asked.append(given[0].shape[:-1].numel()))  # type: ignore[operator, union-attr]
+    sizes, asked = [{"width": 16 + 8 * number, "depth": 1, "heads": 2} for number in range(members)], []
+    networks = [build("gpt", size, (3, length), classes).eval() for size in sizes]
+    for each in networks:
+        each.head.register_forward_hook(lambda _, given, __: asked.append(given[0].shape[:-1].numel()))  # type: ignore[operator, union-attr]
+    network = networks[0] if members == 1 else Ensemble(networks, [1, 2], "probabilities", classes).eval()
     ids, places = np.arange(4 * length).reshape(4, length) % classes, np.tile(np.arange(length), (4, 1))
     tokens = np.stack([ids, places, (ids + 1) % classes], axis=1).astype(np.int32)
     dataset = ArrayDataset(tokens, np.arange(4), None, classes)
     spec = LabelSpec(encoding, classes, "float32", k=4, temperatures=(1.0,), positions=length)
     teacher = Teacher(network, torch.device("cpu"), SETTINGS, ViewSettings(input="tokens"))
+    told, width = torch.from_numpy(tokens), sizes[-1]["width"]
+    if module is not None:
+        kept = FeatureSpec("inside", module, "mean", "float32", (length, width), (width,))
+        spec = replace(spec, features=(kept,))
     asker = Labeller(dataset, teacher, spec)
     record = asker.label(asker.load(0, 4))
     assert max(asked) == 3
-    whole = encodings.encode(spec, teacher.logits(tokens), torch.from_numpy(tokens[:, 2]).long(), np.arange(4))
+    if module is not None:
+        _, seen = teacher.answer_inside(told, [module])
+        np.testing.assert_allclose(record["feature_inside"], seen[module].mean(dim=1), atol=1e-6)
+    whole = encodings.encode(spec, teacher.logits(tokens), told[:, 2].long(), np.arange(4))
     for name, array in whole.items():
         np.testing.assert_allclose(record[name], array, atol=1e-5, err_msg=name)
 
@@ -132,6 +148,17 @@ class Between(nn.Module):
         """[N, 2, L] to [N, L, C]."""
         logits: torch.Tensor = self.head(self.norm(3 * self.embedded(tokens_N2L)))
         return logits
+
+
+def test_a_feature_that_is_made_after_the_halves_part_is_kept_all_the_same() -> None:
+    """Law: of the last layer itself: then all logits are there at once."""
+    classes, length = 30, 5
+    network = build("gpt", {"width": 16, "depth": 1, "heads": 2}, (3, length), classes).eval()
+    teacher = Teacher(network, torch.device("cpu"), SETTINGS, ViewSettings(input="tokens"))
+    tokens = torch.arange(length).repeat(3, 3, 1)
+    logits, seen = teacher.answer_inside(tokens, ["head"], classes)
+    assert isinstance(logits, torch.Tensor)
+    torch.testing.assert_close(seen["head"], teacher.answer(tokens))
 
 
 @pytest.mark.parametrize("odd", [False, True])

@@ -78,19 +78,27 @@ class Teacher:
             return self._asked(self.network, inputs_NX, axes)
 
     def answer_inside(
-        self, inputs_NX: torch.Tensor, modules: Sequence[str]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The logits of a batch as `answer` gives them, and what these modules inside answered on the way, `[N, X]`.
+        self, inputs_NX: torch.Tensor, modules: Sequence[str], classes: int | None = None
+    ) -> tuple[Logits, dict[str, torch.Tensor]]:
+        """The logits of a batch, and what these modules inside answered on the way, `[N, X]`.
+
+        Args:
+            inputs_NX: on the teacher's device.
+            modules: by their names.
+            classes: of sequences, how many logits count: they are then as `answer_in_blocks` gives them. None: all of
+                them, as `answer` does.
 
         Raises:
             TeacherError: as `answer`; or a module did not run, or gave something else than a row for each input.
 
         """
         found: dict[str, list[torch.Tensor]] = {module: [] for module in modules}
+        halves = None if classes is None else self._halved(inputs_NX, modules)
+        network: Ask = self.network if halves is None else halves[0]
 
         def ask(inputs: torch.Tensor) -> torch.Tensor:
             with tapped(self.network, modules) as seen:
-                answer: torch.Tensor = self.network(inputs)
+                answer = network(inputs)
             for module, parts in found.items():
                 part = tensor_of(seen, module, len(inputs))
                 if isinstance(part, str):
@@ -103,7 +111,10 @@ class Teacher:
 
         axes = (2, 3) if self.views.input == "tokens" else (2,)
         with self._unwatched():
-            return self._asked(ask, inputs_NX, axes), {name: torch.cat(parts) for name, parts in found.items()}
+            logits: Logits = self._asked(ask, inputs_NX, axes)
+        if isinstance(logits, torch.Tensor) and classes is not None:
+            logits = logits[..., :classes] if halves is None else Deferred(logits, self._cast(halves[1]), classes)
+        return logits, {name: torch.cat(parts) for name, parts in found.items()}
 
     def gradient(self, inputs_NX: torch.Tensor, spec: GradientSpec, classes_N: torch.Tensor) -> torch.Tensor:
         """How the logits of a batch change with the input that the network is given, [N, *spec.row_shape] in float32.
@@ -151,16 +162,32 @@ class Teacher:
             TeacherError: as `answer`.
 
         """
+        halves = self._halved(inputs_N3L)
+        if halves is None:
+            return self.answer(inputs_N3L)[..., :classes]
+        hidden, head = halves
+        return Deferred(self._asked(hidden, inputs_N3L, (3,)), self._cast(head), classes)
+
+    def _halved(self, inputs_N3L: torch.Tensor, modules: Sequence[str] = ()) -> tuple[Ask, Ask] | None:
+        """The network's halves; None if it has none, or one of these modules is not in the first."""
         hidden, head = (getattr(self.network, name, None) for name in ("hidden", "head"))
         if hidden is None or head is None or not self._in_halves(hidden, head, inputs_N3L[:1]):
-            return self.answer(inputs_N3L)[..., :classes]
+            return None
+        asked = f"hidden, {', '.join(modules)}"
+        if modules and asked not in self.found:
+            with tapped(self.network, modules) as seen, autocast(self.device, self.settings.precision):
+                hidden(network_input(inputs_N3L[:1, ..., :PROBED], self.views, channels_last=False))
+            self.found[asked] = seen.keys() >= {*modules}
+        return (hidden, head) if not modules or self.found[asked] else None
+
+    def _cast(self, head: Ask) -> Ask:
+        """The head as the network runs it, whenever it is asked."""
 
         def logits(hidden_NLE: torch.Tensor) -> torch.Tensor:
-            with autocast(self.device, self.settings.precision):
-                made: torch.Tensor = head(hidden_NLE)
-            return made
+            with torch.inference_mode(), autocast(self.device, self.settings.precision):
+                return head(hidden_NLE)
 
-        return Deferred(self._asked(hidden, inputs_N3L, (3,)), logits, classes)
+        return logits
 
     def _in_halves(self, hidden: Ask, head: Ask, inputs_13L: torch.Tensor) -> bool:
         """Whether what the halves give is the network's answer; others may have modules of these names too."""

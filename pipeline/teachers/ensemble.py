@@ -1,6 +1,6 @@
 """Several networks as one teacher: what is cached is their mixture.
 
-Shape legend: N rows, C classes, M members.
+Shape legend: N rows, L positions, C classes, E width of what last layers are given, M members.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -58,8 +58,25 @@ class Ensemble(nn.Module):
                 "are other words to each. Name members of one tokenizer."
             )
         self.tokenizer_sha256 = known[0] if known else None
+        self.widths: list[int] = []
+        if all(hasattr(each, "hidden") and hasattr(each, "head") for each in members):
+            self.hidden, self.head = self._hidden, self._head
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`[N, *input]` to `[N, C]`, or to `[N, L, C]`."""
-        answers = torch.stack([member(inputs)[..., : self.classes].float() for member in self.members])
-        return MIXTURES[self.mixture](answers, self.get_buffer("weights"))
+        return self._mixed([member(inputs) for member in self.members])
+
+    def _hidden(self, inputs: Tensor) -> Tensor:
+        """`[N, *input]` to what the members' last layers are given, side by side, `[N, L, E]`."""
+        parts = [member.hidden(inputs) for member in self.members]  # type: ignore[operator]  # a module's own
+        self.widths = [part.shape[-1] for part in parts]
+        return torch.cat(parts, dim=-1)
+
+    def _head(self, hidden_NLE: Tensor) -> Tensor:
+        """That to `[N, L, C]`, of any part of the positions."""
+        parts = torch.split(hidden_NLE, self.widths, dim=-1)
+        return self._mixed([member.head(part) for member, part in zip(self.members, parts, strict=True)])  # type: ignore[operator]
+
+    def _mixed(self, answers: Sequence[Tensor]) -> Tensor:
+        logits = torch.stack([each[..., : self.classes].float() for each in answers])
+        return MIXTURES[self.mixture](logits, self.get_buffer("weights"))
