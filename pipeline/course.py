@@ -356,7 +356,8 @@ def _seated(run: Run, lesson: Lesson, reader: Reader, steps: int, ranks: Ranks =
         return learner
     tutor, slopes, sample = None, None, reader.dataset.inputs(np.zeros(1, np.int64))
     if lesson.hints:
-        tutor = tutor_of(key, network, lesson.hints, reader.spec, lambda: predictor(learner)(sample))
+        tokens = reader.dataset.settings.input == "tokens"
+        tutor = tutor_of(key, network, lesson.hints, reader.spec, lambda: predictor(learner)(sample), tokens=tokens)
     if lesson.gradients is not None and reader.spec.gradient is not None:
         given = learner.input(torch.from_numpy(sample).to(learner.device))
         slopes = slopes_of(key, network, lesson.gradients, reader.spec.gradient, given)

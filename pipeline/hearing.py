@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, MismatchError
 from pipeline.job import check_same_samples
 from pipeline.labels import DenseLabels, Heard, MixedLabels, SampledLabels, SoftLabels
 from pipeline.reader import Reader, Rows, label_spec
+from pipeline.sources import as_in
 from pipeline.store.mapped import LabelCache
 from pipeline.store.mirror import MirrorSettings
 from pipeline.terms import LINEAR, refuse_unserved
@@ -115,7 +116,7 @@ def clustered(key: str, student: Student, experiment: Experiment, dataset: Viewe
             "clusters are of samples. Leave it out."
         )
     cache = LabelCache.open(student.cache, settings=experiment.cache.copies)
-    check_same_samples(cache.place, cache.job, experiment, dataset)
+    check_same_samples(cache.place, cache.job, experiment, as_in(cache, dataset))
     return Reader(dataset.in_classes(label_spec(cache).classes), cache)
 
 

@@ -12,7 +12,7 @@ from statistics import median
 
 from pipeline.store.documents import Receipt
 
-SLOW = 0.5  # of the median
+SLOW = 2  # times the median time a row
 TICK = 1e-9  # seconds: nothing less was measured
 
 
@@ -73,9 +73,9 @@ def paces(done: Iterable[Step]) -> list[Pace]:
 
 def slow(done: Sequence[Step]) -> list[Step]:
     """The shards that took more than twice the median time a row, the slowest first."""
-    rates = [step.rate for step in done if step.rate is not None]
-    least = SLOW * median(rates) if rates else 0.0
-    return sorted((step for step in done if step.rate is not None and step.rate < least), key=_slowness)
+    known = [(step.seconds / step.rows, step) for step in done if step.rate is not None]
+    most = SLOW * median(each for each, _ in known) if known else inf
+    return sorted((step for each, step in known if each > most), key=_slowness)
 
 
 def course(done: Sequence[Step]) -> dict[str, list[tuple[float, float]]]:

@@ -13,6 +13,7 @@ from pipeline.labeller import Labeller
 from pipeline.runs import fit_seconds
 from pipeline.teachers import Teacher
 from pipeline.views import Viewed, viewed
+from pipeline.weights import file_bytes
 
 NAMED = 3
 
@@ -56,7 +57,7 @@ def figures(teacher: Teacher, test: Dataset | None) -> dict[str, JsonValue]:
     reached, costs, batch_size = Evaluation(), Figures(), teacher.settings.batch_size
     asked = teacher.settings.asked
     known = [fit_seconds(each.checkpoint) for each in asked]
-    sizes = [each.checkpoint.stat().st_size if each.checkpoint.is_file() else None for each in asked]
+    sizes = [file_bytes(each.checkpoint) for each in asked]
     # A test set that cannot be read, or be answered, must not keep labels from being sealed.
     with suppress(SoftLabelsError, RuntimeError, ValueError, LookupError):
         reached = evaluate(teacher.logits, test, batch_size, closely=True) if test else reached

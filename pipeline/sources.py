@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.ahead import loaders
-from pipeline.config import TOKENS, CacheSettings, Experiment
+from pipeline.config import TOKENS, Experiment
 from pipeline.datasets import Dataset, ids_digest, open_dataset
 from pipeline.datasets.subset import beginning_with
 from pipeline.errors import ConfigError, DatasetError, SoftLabelsError
@@ -29,39 +29,48 @@ def open_source(source: AnySource) -> Dataset:
     )
 
 
-def open_own(experiment: Experiment) -> Dataset:
-    """The dataset of an experiment: first the samples that its cache holds, in the order that they have there.
+def open_own(experiment: Experiment, where: Where | None = None) -> Dataset:
+    """The dataset of an experiment, as its cache is made of it: first the samples that it holds, in their order there.
 
-    So samples that are new may have any place in the dataset, as pictures in a folder have by their names. Raises as
-    `open_source`.
+    So samples that are new may have any place in the dataset, as pictures in a folder have by their names.
+
+    Args:
+        experiment: whose.
+        where: another cache than the experiment's own.
+
+    Raises:
+        DatasetError: as `open_source`.
+
     """
-    return _as_cached(open_source(experiment.dataset), experiment.cache.path, experiment.cache)
-
-
-def _as_cached(dataset: Dataset, path: Where, settings: CacheSettings) -> Dataset:
-    with suppress(SoftLabelsError):  # whoever works at a cache says better what is wrong with it
-        job = read_job(path)
-        if _first_of(dataset, job):
-            return dataset
-        was, seal = read_sealed(path, job)
-        if seal and not _first_of(dataset, was) and was.rows <= len(dataset):
-            return beginning_with(dataset, LabelCache.open(path, settings=settings.copies).sample_ids())
+    dataset, where = open_source(experiment.dataset), experiment.cache.path if where is None else where
+    with suppress(SoftLabelsError):  # whoever works at the cache says better what is wrong with it
+        job = read_job(where)
+        if not _begins_as(dataset, job) and read_sealed(where, job)[1]:
+            return as_in(LabelCache.open(where, settings=experiment.cache.copies), dataset)
     return dataset
 
 
-def _first_of(dataset: Dataset, job: Job) -> bool:
+def as_in(cache: LabelCache, dataset: Dataset) -> Dataset:
+    """A dataset in the order in which a cache holds its samples, those that it does not hold at the end."""
+    if _begins_as(dataset, cache.job):
+        return dataset
+    return beginning_with(viewed(dataset).dataset, cache.sample_ids())
+
+
+def _begins_as(dataset: Dataset, job: Job) -> bool:
     return job.dataset.get("ids_sha256") == ids_digest(dataset.ids[: job.rows])
 
 
-def open_views(experiment: Experiment) -> Viewed:
-    """The dataset of an experiment, in its views, of which a few were made twice.
+def open_views(experiment: Experiment, dataset: Dataset | None = None) -> Viewed:
+    """The dataset of an experiment, or another one, in its views, of which a few were made twice.
 
     Raises:
         ConfigError: no such transform, or one that these samples do not fit.
         DatasetError: the dataset cannot be read, or a view not be made again.
 
     """
-    views = Viewed(open_own(experiment), experiment.views, readers(experiment))
+    dataset = open_source(experiment.dataset) if dataset is None else dataset
+    views = Viewed(dataset, experiment.views, readers(experiment))
     _refuse_numbers(views, experiment)
     views.prove()
     return views
@@ -95,8 +104,7 @@ def open_test(experiment: Experiment, dataset: Dataset) -> Dataset | None:
     source, known = experiment.test, viewed(dataset)
     if known.positions is None:  # else it has the classes of its own tokens
         source = source.model_copy(update={"classes": source.classes or dataset.classes})
-    test, where = open_source(source), experiment.cache.test
-    test = test if where is None else _as_cached(test, where, experiment.cache)
+    test = open_source(source)
     _refuse_unlike("[test]", test, dataset)
     if experiment.cache.test is None and known.positions is None and (test.labels is None or (test.labels < 0).all()):
         raise DatasetError(
@@ -181,7 +189,7 @@ def open_test_cache(experiment: Experiment, test: Dataset | None) -> LabelCache 
     if asked is None or test is None:
         return None
     cache = LabelCache.open(asked.cache.path, settings=asked.cache.copies)
-    check_made_for(cache.job, asked, test)
+    check_made_for(cache.job, asked, as_in(cache, test))
     return cache
 
 

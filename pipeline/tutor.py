@@ -41,6 +41,7 @@ class Tutor(nn.Module):
         hints: what is compared.
         spec: of the cache's labels and features.
         shapes: of what each module of the student answers to one sample, [X].
+        tokens: whether samples are sequences of tokens, some of which are padding.
 
     Raises:
         ConfigError: no regressor brings a student's feature to the teacher's shape, or without one the shapes differ;
@@ -54,6 +55,8 @@ class Tutor(nn.Module):
         hints: Sequence[Hint],
         spec: LabelSpec,
         shapes: Mapping[str, tuple[int, ...]],
+        *,
+        tokens: bool = False,
     ) -> None:
         super().__init__()
         self.hints = tuple(hints)
@@ -62,6 +65,11 @@ class Tutor(nn.Module):
             theirs, ours, where = kept[hint.feature], shapes[hint.module], f"{key}.hints[{place}]"
             if spec.positions is not None:
                 _refuse_unplaced(where, hint, ours, theirs, spec.positions)
+            elif tokens and hint.contrasts and len(theirs) > 1:
+                raise ConfigError(
+                    f"{where}: {hint.loss} tells a text from others, and the feature {hint.feature!r} is "
+                    f'{list(theirs)}, with all their padding. Keep it with reduction = "mean", or use another loss.'
+                )
             if len(theirs) == 1 and len(ours) > 1:
                 ours = _averaged(ours)
             _refuse_unlike(where, hint, ours, theirs)
@@ -89,8 +97,16 @@ class Tutor(nn.Module):
         return torch.stack(parts).sum(dim=0)
 
 
-def tutor_of(key: str, network: nn.Module, hints: Sequence[Hint], spec: LabelSpec, ask: Callable[[], object]) -> Tutor:
-    """A tutor for a network, whose modules' shapes are seen as it answers one sample.
+def tutor_of(
+    key: str,
+    network: nn.Module,
+    hints: Sequence[Hint],
+    spec: LabelSpec,
+    ask: Callable[[], object],
+    *,
+    tokens: bool = False,
+) -> Tutor:
+    """A tutor for a network, whose modules' shapes are seen as it answers one sample; `tokens` as of `Tutor`.
 
     Raises:
         ConfigError: a module is not there, does not run, or gives no numbers; or as `Tutor`.
@@ -109,7 +125,7 @@ def tutor_of(key: str, network: nn.Module, hints: Sequence[Hint], spec: LabelSpe
                 "each input. Name another module of the student."
             )
         shapes[hint.module] = tuple(found.shape[1:])
-    return Tutor(key, hints, spec, shapes)
+    return Tutor(key, hints, spec, shapes, tokens=tokens)
 
 
 def refuse_few(key: str, hints: Sequence[Hint], samples: int, batch_size: int) -> None:

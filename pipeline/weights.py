@@ -6,6 +6,7 @@ Of large models they are several safetensors files, and an index beside them say
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -198,6 +199,14 @@ def file_digest(path: Path) -> str:
         raise TeacherError(_missing(path)) from None
     except OSError as error:
         raise TeacherError(f"{path}: this checkpoint cannot be read: {error.strerror}. Name another file.") from None
+
+
+def file_bytes(path: Path) -> int | None:
+    """How large a checkpoint is, the files that an index names together; None if one is not there."""
+    with suppress(TeacherError, OSError):
+        parts = _parts(path) if path.name.endswith(INDEX) else [path]
+        return sum(part.stat().st_size for part in parts)
+    return None
 
 
 def _missing(path: Path) -> str:

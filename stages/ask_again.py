@@ -7,7 +7,7 @@ from pipeline.audit import Answers, ask_again
 from pipeline.config import Experiment
 from pipeline.job import job_of, known_spec
 from pipeline.reader import Reader
-from pipeline.sources import open_views
+from pipeline.sources import open_own, open_views
 from pipeline.store.mapped import LabelCache
 from pipeline.store.state import refuse_other_job
 from stages.bars import bar
@@ -31,7 +31,8 @@ def ask_teacher_again(path: Path | str, experiment: Experiment, rows: int, seed:
         TeacherError: the teacher cannot be loaded, or fails.
 
     """
-    cache, dataset = LabelCache.open(path, settings=experiment.cache.copies), open_views(experiment)
+    cache = LabelCache.open(path, settings=experiment.cache.copies)
+    dataset = open_views(experiment, open_own(experiment, path))
     spec = known_spec(experiment, dataset, cache.job)
     refuse_other_job(path, cache.job, job_of(experiment, dataset, spec))
     report = verify(path)

@@ -111,4 +111,7 @@ def _number(value: object) -> float | None:
     """A figure that someone has put into a seal or the metrics of a run, if it is one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if abs(value) < math.inf else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None

@@ -24,6 +24,8 @@ from stages.label_sections import clusters, said
 from stages.report import Report, counted
 from stages.report_runs import report_runs
 
+TRIES = 10  # to see a cache that is being made at one moment
+
 
 def report(where: Path | str, out: Path | str | None) -> Report:
     """Write the page of a cache, which a place with its job is; of any other folder, that of runs.
@@ -51,8 +53,9 @@ def report(where: Path | str, out: Path | str | None) -> Report:
 
 def report_cache(where: Path | str, out: Path | None) -> Report:
     """Write the page of a cache, as far as it is: exit code 4 while it has no seal. Raises as `report`."""
-    file, state = _file(where, out), read_state(where)
-    found, cache = told(where, state), LabelCache.open(where, allow_partial=True)
+    file = _file(where, out)
+    state, cache = _moment(where)
+    found = told(where, state)
     spec = label_spec(cache)
     make_directory(file.parent)  # refused before the work, not after it
     about = _looked_at(cache, len(state.receipts)) if state.receipts else None
@@ -64,6 +67,17 @@ def report_cache(where: Path | str, out: Path | None) -> Report:
     facts = {"page": str(file), **found.facts, "statistics": about.facts() if about else None}
     text = f"{file}: {_text(state)} {described(found.facts)['state']}."
     return replace(found, facts=facts, text=text)
+
+
+def _moment(where: Path | str) -> tuple[State, LabelCache]:
+    """What a cache says and holds, of one moment if one can be had: its writer may be at work."""
+    state = read_state(where)
+    for _ in range(TRIES):
+        cache, before = LabelCache.open(where, allow_partial=True), state
+        state = read_state(where)
+        if state == before:
+            break
+    return before, cache
 
 
 def _text(state: State) -> str:

@@ -12,7 +12,7 @@ from pipeline.labeller import Labeller
 from pipeline.labels import LabelSpec
 from pipeline.provenance import listed, skipped_of
 from pipeline.sequences import refuse_other_tokenizer
-from pipeline.sources import held_out, open_test, open_views, readers
+from pipeline.sources import held_out, open_own, open_test, open_views, readers
 from pipeline.store.addresses import place_of
 from pipeline.store.documents import Job
 from pipeline.store.layout import Shard, shard_file_bytes
@@ -103,7 +103,7 @@ def _made(experiment: Experiment, what: Asked, workers: int | None, scheduler: s
 
 def asked(experiment: Experiment) -> Asked:
     """The dataset of an experiment in its views, the labels it wants of it, and the job of its cache."""
-    dataset = open_views(experiment)
+    dataset = open_views(experiment, open_own(experiment))
     if skipped := skipped_of(dataset):
         note(f"left out, as they cannot be decoded: {listed(skipped)}")
     spec = spec_of(experiment.labels, dataset, *kept_of(experiment.teacher, dataset))

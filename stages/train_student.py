@@ -9,7 +9,7 @@ from pipeline.job import check_made_for
 from pipeline.ranks import joined
 from pipeline.reader import Reader
 from pipeline.runs import Metrics, finished
-from pipeline.sources import contents, open_test, open_test_cache, open_views, readers
+from pipeline.sources import as_in, contents, open_test, open_test_cache, open_views, readers
 from pipeline.store.mapped import LabelCache
 from stages.bars import bar
 from stages.comparison import compare
@@ -34,7 +34,7 @@ def train_students(experiment: Experiment, names: Sequence[str], runs: Path, *, 
     needed = any(experiment.students[name].needs_cache for name in chosen)
     cache = LabelCache.open(experiment.cache.path, settings=experiment.cache.copies) if needed else None
     if cache is not None:
-        check_made_for(cache.job, experiment, dataset)
+        check_made_for(cache.job, experiment, as_in(cache, dataset))
     test = open_test(experiment, dataset)
     answers, known = open_test_cache(experiment, test), contents(experiment, dataset, test)
     with joined() as ranks:

@@ -4,9 +4,10 @@ Shape legend: N rows, C classes, X the shape of one input.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,15 +170,20 @@ class Teacher:
         return Deferred(self._asked(hidden, inputs_N3L, (3,)), self._cast(head), classes)
 
     def _halved(self, inputs_N3L: torch.Tensor, modules: Sequence[str] = ()) -> tuple[Ask, Ask] | None:
-        """The network's halves; None if it has none, or one of these modules is not in the first."""
+        """The network's halves; None if it has none, or one of these modules does not run in the first alone."""
         hidden, head = (getattr(self.network, name, None) for name in ("hidden", "head"))
-        if hidden is None or head is None or not self._in_halves(hidden, head, inputs_N3L[:1]):
+        asked_apart = self.network.members if isinstance(self.network, Ensemble) else [self.network]
+        if hidden is None or head is None or not self._in_halves(asked_apart, inputs_N3L[:1]):
             return None
         asked = f"hidden, {', '.join(modules)}"
         if modules and asked not in self.found:
-            with tapped(self.network, modules) as seen, autocast(self.device, self.settings.precision):
-                hidden(network_input(inputs_N3L[:1, ..., :PROBED], self.views, channels_last=False))
-            self.found[asked] = seen.keys() >= {*modules}
+            inputs = network_input(inputs_N3L[:1, ..., :PROBED], self.views, channels_last=False)
+            with autocast(self.device, self.settings.precision):
+                with tapped(self.network, modules) as first:
+                    made = hidden(inputs)
+                with tapped(self.network, modules) as last:
+                    head(made)
+            self.found[asked] = first.keys() >= {*modules} and not last
         return (hidden, head) if not modules or self.found[asked] else None
 
     def _cast(self, head: Ask) -> Ask:
@@ -189,15 +195,17 @@ class Teacher:
 
         return logits
 
-    def _in_halves(self, hidden: Ask, head: Ask, inputs_13L: torch.Tensor) -> bool:
-        """Whether what the halves give is the network's answer; others may have modules of these names too."""
+    def _in_halves(self, networks: Iterable[Any], inputs_13L: torch.Tensor) -> bool:
+        """Whether what their halves give is each network's answer; others may have modules of these names too."""
         if "halves" not in self.found:
             inputs = network_input(inputs_13L[..., :PROBED], self.views, channels_last=False)
             try:
                 with autocast(self.device, self.settings.precision):
-                    apart, whole = head(hidden(inputs)), self.network(inputs)
-                near = (apart - whole).abs().max() <= NOISE * whole.abs().max()
-                self.found["halves"] = apart.shape == whole.shape and bool(near)
+                    pairs = [(each.head(each.hidden(inputs)), each(inputs)) for each in networks]
+                self.found["halves"] = all(
+                    apart.shape == whole.shape and bool((apart - whole).abs().max() <= NOISE * whole.abs().max())
+                    for apart, whole in pairs
+                )
             except Exception:  # noqa: BLE001 - a user's modules, not made to be called so: anything may come of it
                 self.found["halves"] = False
         return self.found["halves"]
