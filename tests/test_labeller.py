@@ -161,6 +161,48 @@ def test_a_feature_that_is_made_after_the_halves_part_is_kept_all_the_same() -> 
     torch.testing.assert_close(seen["head"], teacher.answer(tokens))
 
 
+class Twice(nn.Module):
+    """Has a module that runs in both of its halves; or does something behind them."""
+
+    def __init__(self, classes: int, *, turned: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.act, self.out = nn.Embedding(classes, 8), nn.GELU(), nn.Linear(8, classes)
+        self.turned = turned
+
+    def hidden(self, tokens_N2L: torch.Tensor) -> torch.Tensor:
+        """[N, 2, L] to [N, L, 8]."""
+        hidden: torch.Tensor = self.act(self.embedding(tokens_N2L[:, 0]))
+        return hidden
+
+    def head(self, hidden_NLE: torch.Tensor) -> torch.Tensor:
+        """[N, L, 8] to [N, L, C]."""
+        logits: torch.Tensor = self.out(self.act(hidden_NLE))
+        return logits
+
+    def forward(self, tokens_N2L: torch.Tensor) -> torch.Tensor:
+        """[N, 2, L] to [N, L, C]."""
+        logits = self.head(self.hidden(tokens_N2L))
+        return -logits if self.turned else logits
+
+
+def test_of_a_module_that_runs_in_both_halves_the_last_answer_is_kept() -> None:
+    """Law: the same as of the whole network, which is then asked whole."""
+    teacher = Teacher(Twice(30).eval(), torch.device("cpu"), SETTINGS, ViewSettings(input="tokens"))
+    tokens = torch.arange(5).repeat(3, 3, 1)
+    logits, seen = teacher.answer_inside(tokens, ["act"], 30)
+    assert isinstance(logits, torch.Tensor)
+    assert torch.equal(seen["act"], teacher.answer_inside(tokens, ["act"])[1]["act"])
+    assert not isinstance(teacher.answer_in_blocks(tokens, 30), torch.Tensor)
+
+
+def test_no_member_of_a_mixture_hides_that_its_halves_are_not_its_answer() -> None:
+    """Law: each is asked by itself, however little it counts."""
+    mixture = Ensemble([Twice(30), Twice(30, turned=True)], [10_000, 1], "logits", 30).eval()
+    teacher = Teacher(mixture, torch.device("cpu"), SETTINGS, ViewSettings(input="tokens"))
+    assert isinstance(teacher.answer_in_blocks(torch.arange(5).repeat(3, 3, 1), 30), torch.Tensor)
+
+
 @pytest.mark.parametrize("odd", [False, True])
 def test_halves_that_do_not_make_the_networks_answer_are_not_asked(odd: bool) -> None:
     """Law: labels are those of `forward`, whatever else a network calls `hidden` and `head`."""

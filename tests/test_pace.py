@@ -35,6 +35,7 @@ def test_slow_shards_took_more_than_twice_the_median_time_a_row() -> None:
     assert [each.shard for each in slow([*MIXED, UNTIMED])] == [6, 7]
     assert slow([*FAST, step(9, "edge", 2.0)]) == []
     assert [each.shard for each in slow([*FAST, step(9, "short", 1.0, rows=4)])] == [9]
+    assert slow([step(0, "fast", 1.0), step(1, "tired", 10.0)]) == [], "twice the median of two is more than either"
     assert slow([UNTIMED]) == slow([]) == []
 
 

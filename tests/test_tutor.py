@@ -125,8 +125,25 @@ def test_what_stands_where_nothing_is_told_changes_nothing(loss: str, feature: s
     assert slopes_NLD[told_NL].any()
 
 
-@pytest.mark.parametrize("feature", ["each", "whole"])
-@pytest.mark.parametrize("loss", [*BY_PLACE, *BY_SAMPLE, *CONTRASTS])
+@pytest.mark.parametrize("loss", CONTRASTS)
+def test_a_text_is_not_told_from_others_by_their_padding(loss: str) -> None:
+    """Law: of texts with one answer too, contrasts are of a feature of the whole."""
+    hint, spec = Hint(loss=loss, feature="each", module=NORM), replace(SPEC, positions=None)
+    message = (
+        rf"^students\.a\.hints\[0\]: {loss} tells a text from others, and the feature 'each' is \[6, 8\], with all"
+    )
+    with pytest.raises(ConfigError, match=message):
+        Tutor("students.a", [hint], spec, {NORM: (LENGTH, WIDTH)}, tokens=True)
+    Tutor("students.a", [hint.model_copy(update={"feature": "whole"})], spec, {NORM: (LENGTH, WIDTH)}, tokens=True)
+
+
+@pytest.mark.parametrize(
+    ("loss", "feature"),
+    [
+        *((loss, "each") for loss in (*BY_PLACE, *BY_SAMPLE)),
+        *((loss, "whole") for loss in (*BY_PLACE, *BY_SAMPLE, *CONTRASTS)),
+    ],
+)
 def test_padding_of_a_text_with_one_answer_tells_nothing(loss: str, feature: str) -> None:
     """Law: to the bit, value and gradient: what teacher and student make of padding changes neither."""
     texts = Packed(20)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.errors import TeacherError
-from pipeline.weights import State, file_digest, fit_state, load_state, save_state
+from pipeline.weights import State, file_bytes, file_digest, fit_state, load_state, save_state
 
 STEADY = settings(
     deadline=None,
@@ -208,6 +208,7 @@ def test_a_model_in_several_files_is_that_of_its_index(tmp_path: Path) -> None:
         "c": [2.0, 2.0],
     }
     digest = file_digest(index)
+    assert file_bytes(index) == sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
     index.write_text(json.dumps({**json.loads(index.read_text()), "metadata": {"total_size": 24}}))
     assert file_digest(index) == digest
     save_file({"b": torch.full((2,), 3.0)}, tmp_path / "model-2.safetensors")
@@ -240,3 +241,5 @@ def test_an_index_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for read in (load_state, file_digest):
         with pytest.raises(TeacherError, match=r"index\.json: there is no such checkpoint"):
             read(tmp_path / "model.safetensors.index.json")
+    assert file_bytes(tmp_path / "model.safetensors.index.json") is None
+    assert file_bytes(tmp_path / "model.safetensors") is None

@@ -94,9 +94,13 @@ def test_pictures_that_come_in_between_join_a_cache_that_is_whole(flags: tuple[s
     assert by_id(pictures / "cache") == by_id(pictures / "at-once")
     assert not np.array_equal(LabelCache.open(pictures / "at-once").sample_ids(), whole)
     assert must("generate", *grown, flags=("--json",)).facts["made"] == 0
-    must("train", *grown)
+    alone = must("train", *grown, flags=("--json",)).facts["students"]["alone"]
     asked = (word for setting in grown for word in ("--set", setting))
-    assert softlabels("verify", "cache", "--teacher", "e.toml", *asked).code == 0
+    assert softlabels("verify", "cache", "--teacher", "e.toml", *(again := list(asked))).code == 0
+    (pictures / "cache").rename(pictures / "moved")
+    assert softlabels("verify", "moved", "--teacher", "e.toml", *again).code == 0
+    elsewhere = must("train", *grown, flags=("--student", "alone", "--json")).facts["students"]["alone"]
+    assert elsewhere == alone, "whether there is a cache is nothing to a student that hears none"
 
 
 def test_a_folder_that_lost_a_picture_is_another_dataset(pictures: Path) -> None:

@@ -19,7 +19,8 @@ from pipeline.store.documents import Receipt, Seal
 from pipeline.store.group import metadata_documents
 from pipeline.store.mapped import LabelCache
 from pipeline.store.mirror import MirrorSettings
-from pipeline.store.state import read_state, receipt_path
+from pipeline.store.state import State, read_state, receipt_path
+from stages import report_cache
 from stages.look_into_cache import overall
 
 KEPT = (
@@ -187,6 +188,25 @@ def test_a_cache_on_its_way_is_shown_as_far_as_it_is(filled: Path) -> None:
     assert "looked at" not in words
 
 
+def test_a_page_is_of_one_moment(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: a shard that is done while the page is made is in all of it."""
+    last, seal = max((filled / "cache/receipts").iterdir()), filled / "cache/seal.json"
+    kept = {path: path.read_bytes() for path in (last, seal)}
+    for path in kept:
+        path.unlink()
+
+    def finished_meanwhile(where: Path | str) -> State:
+        state = read_state(where)
+        for path, data in kept.items():
+            path.write_bytes(data)
+        return state
+
+    monkeypatch.setattr(report_cache, "read_state", finished_meanwhile)
+    outcome = softlabels("report", "cache", "--json")
+    assert (outcome.code, outcome.facts["sealed"]) == (0, True)
+    assert outcome.facts["shards_done"] == outcome.facts["statistics"]["shards"]
+
+
 def test_a_cache_that_grows_is_shown_as_it_was(filled: Path) -> None:
     """Law: exit code 4; figures are of what can be read."""
     old = (filled / "cache/seal.json").read_bytes()
@@ -281,7 +301,7 @@ def test_what_a_cache_says_is_shown_and_not_obeyed_by_a_page(tmp_path: Path) -> 
     named = {"dataset": {"class_names": [EVIL, EVIL, EVIL]}, "teacher": words, "views": words}
     path = tmp_path / "cache"
     write_cache(path, samples(), job=job_for(samples(), DENSE).model_copy(update=named))
-    about = {**words, "teacher_parameters": EVIL, "teacher_test_accuracy": 0.5}
+    about = {**words, "teacher_parameters": EVIL, "teacher_test_accuracy": 0.5, "teacher_test_ece": 10**400}
     retold(path, lambda _: {"host": EVIL, "seconds": 1.0, "versions": {EVIL: EVIL}}, about)
     assert softlabels("report", str(path)).code == 0
     page = (tmp_path / "cache.html").read_text()
