@@ -65,7 +65,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
 
 def test_tasks_at_once_share_one_teacher_and_make_the_cache(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: thirteen tasks in four threads load the teacher once, and every shard is the one of a single process."""
-    loaded, opened = counted(monkeypatch, "load_teacher"), counted(monkeypatch, "open_source")
+    loaded, opened = counted(monkeypatch, "load_teacher"), counted(monkeypatch, "open_own")
     desk.begin(order(), 1)
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda number: desk.label(TOKEN, number, 3), range(13)))

@@ -53,7 +53,7 @@ def test_help_of_a_command_mentions_each_of_its_options(name: str) -> None:
             assert parameter.opts[0] in outcome.out
             assert parameter.help
         else:
-            assert parameter.name.upper() in outcome.out
+            assert (parameter.metavar or parameter.name.upper()) in outcome.out
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["--version"]])
@@ -208,6 +208,6 @@ def test_an_io_error_from_anywhere_is_exit_code_7(
 @pytest.mark.usefixtures("filled")
 def test_a_fault_of_ours_is_not_blamed_on_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: what no user can cause is raised as it is, with all that is needed to mend it."""
-    monkeypatch.setattr("stages.soft_labels.open_views", lambda _: {}["nothing"])
+    monkeypatch.setattr("stages.soft_labels.open_views", lambda *_: {}["nothing"])
     with pytest.raises(KeyError, match="nothing"):
         run("generate")

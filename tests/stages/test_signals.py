@@ -185,7 +185,7 @@ def test_a_second_signal_stops_at_once(number: signal.Signals, native: bool, fit
 @pytest.mark.usefixtures("filled")
 def test_sigterm_outside_the_long_work_is_exit_code_75(monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: SIGTERM before the first batch, or after the last, is told in a line as well."""
-    monkeypatch.setattr("stages.soft_labels.open_views", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("stages.soft_labels.open_views", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     outcome = run("generate")
     assert (outcome.code, outcome.out) == (75, "")
     assert outcome.err.strip() == "softlabels: Stopped by SIGTERM. Run the same command again to go on."

@@ -179,10 +179,28 @@ def test_a_dataset_of_other_ids_alone_is_refused(fitted: Path) -> None:
         np.save(fitted / f"{name}.npy", array)
     npy = ("dataset.kind=npy", "dataset.inputs=inputs.npy", "dataset.labels=labels.npy", "dataset.ids=ids.npy")
     must("generate", *npy)
-    np.save(fitted / "ids.npy", np.arange(ROWS)[::-1])
-    before = snapshot(fitted)
-    run("generate", *npy).refuses(5, "dataset.ids_sha256 was ", "Nothing was written.")
-    assert snapshot(fitted) == before
+    for ids, said in (
+        (np.arange(ROWS) + 1, "dataset.ids_sha256 was "),
+        (np.arange(ROWS)[::-1], "dataset.content was "),
+    ):
+        np.save(fitted / "ids.npy", ids)
+        before = snapshot(fitted)
+        run("generate", *npy).refuses(5, said, "Nothing was written.")
+        assert snapshot(fitted) == before
+
+
+def test_a_dataset_in_another_order_is_the_same_dataset(fitted: Path) -> None:
+    """Law: samples are known by their ids; nothing is made again, and no other order of inputs is taken for it."""
+    order, npy = (
+        np.arange(ROWS),
+        ("dataset.kind=npy", *(f"dataset.{name}={name}.npy" for name in ("inputs", "labels", "ids"))),
+    )
+    for rows in (order, order[::-1]):
+        for name, array in (("inputs", images(ROWS)[:, None]), ("labels", order % 3), ("ids", order)):
+            np.save(fitted / f"{name}.npy", array[rows])
+        made = must("generate", *npy, flags=("--json",)).facts["made"]
+        assert made == (ROWS if rows is order else 0)
+    must("train", *npy)
 
 
 @pytest.mark.promise("P6")
