@@ -18,13 +18,30 @@ from typing import Any
 
 import click
 
-from benchmarks.methods_table import ACCURACY, BEST, BYTES, CHOSEN, DEVIATION, ECE, GAIN, SEEDS, TIME, best, plot, table
+from benchmarks.methods_table import (
+    ACCURACY,
+    BEST,
+    BYTES,
+    CHOSEN,
+    CLUSTERED,
+    DEVIATION,
+    ECE,
+    GAIN,
+    NMI,
+    SEEDS,
+    TIME,
+    best,
+    plot,
+    table,
+)
 from benchmarks.results import FOLDER, Row, write
+from pipeline.assignments import Clustering
 from pipeline.config import Experiment
 from pipeline.features import CLASS, SCALE
 from pipeline.runs import Metrics
 from pipeline.store.layout import row_bytes
 from pipeline.store.mapped import LabelCache
+from stages.cluster_cache import beside, cluster
 from stages.fit_teacher import fit_teacher
 from stages.seed_student import seed_students
 from stages.soft_labels import generate
@@ -35,6 +52,7 @@ VALIDATION: dict[str, tuple[int, int]] = {"fashion": (50_000, 60_000), "cifar10"
 SEARCHED = 100
 """The seed of the runs by which numbers are chosen; those of the table begin with 0."""
 BEST_TWO, FINETUNED = "the best two", "kd, then true labels"
+CLUSTERS = 20
 Keys = dict[str, Any]
 Told = dict[str, list[Metrics]]
 
@@ -238,6 +256,19 @@ class Bench:
         found = self.trained(students, "table")
         return {name: found[slug(name) + (" + finetune" if name == FINETUNED else "")] for name in names}
 
+    def clustered(self) -> Iterator[Row]:
+        """Of a student that is told of clusters of the last feature, and of nothing else."""
+        where, runs = beside(Path(self.cache())), Path("runs") / self.place / "clusters"
+        cluster(Path(self.cache()), "last", Clustering(clusters=CLUSTERS), where)
+        keys = {"cache": str(where), "loss": [{"name": "kd", "temperature": 1.0}]}
+        found = train_students(self.experiment({"clusters": keys}), (), runs, restart=False).facts["students"]
+        reached = [100 * run["test_nmi"] for run in found["clusters"]]
+        key = f"{DATASETS[self.name]}, {CLUSTERED}: "
+        yield Row(key + NMI, mean(reached), "%", spread=(min(reached), max(reached)))
+        yield Row(key + DEVIATION + NMI, stdev(reached), "%")
+        yield Row(key + CHOSEN, CLUSTERS, "")
+        yield Row(key + BYTES, sum(map(row_bytes, LabelCache.open(where).job.arrays)), "bytes")
+
     def bytes_of(self, name: str) -> int:
         """What a row of a cache has that serves a method and no other; 0 where it asks no teacher."""
         student = self.experiment({"it": self.keys(name)}).students["it"]
@@ -281,6 +312,8 @@ class Bench:
                 yield Row(f"{name}, {method} by {number:g}: validation accuracy", accuracy, "%")
         for method in self.pair:
             yield Row(f"{name}, {method}: {BEST}", max(self.search[method].values()), "%")
+        if self.shows(CLUSTERED):
+            yield from self.clustered()
 
 
 def slug(name: str) -> str:

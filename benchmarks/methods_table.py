@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchmarks.results import Row
 from pipeline.plots import Spot, spots
 
-ACCURACY, GAIN, ECE, BYTES, TIME, CHOSEN, BEST, SEEDS = (
+ACCURACY, GAIN, ECE, NMI, BYTES, TIME, CHOSEN, BEST, SEEDS = (
     "test accuracy",
     "test accuracy less that of kd",
     "expected calibration error",
+    "normalised mutual information with the true classes",
     "bytes a row",
     "time of a run against kd's",
     "chosen",
@@ -16,6 +17,8 @@ ACCURACY, GAIN, ECE, BYTES, TIME, CHOSEN, BEST, SEEDS = (
     "seeds",
 )
 DEVIATION = "standard deviation of its "
+CLUSTERED = "clusters alone"
+"""What has no classes, and so no accuracy."""
 Figures = Mapping[str, float]
 
 
@@ -35,6 +38,17 @@ def table(rows: Iterable[Row]) -> list[str]:
         for what, form in ((ECE, ".1f"), (BYTES, ",.0f"), (TIME, ".2f")):
             cells.append(_both((figures.get(key + what) for key in keys), form))
         lines.append(f"| {method} | {' | '.join(cells)} |")
+    keys = [f"{name}, {CLUSTERED}: " for name in datasets]
+    if all(key + NMI in figures for key in keys):
+        told = [cell for key in keys for cell in (f"{_spread(figures, key, NMI, '.2f')} (NMI)", "")]
+        cells = [
+            _both(figures[key + CHOSEN] for key in keys),
+            *told,
+            "",
+            _both(figures[key + BYTES] for key in keys),
+            "",
+        ]
+        lines.append(f"| {CLUSTERED} | {' | '.join(cells)} |")
     return lines
 
 

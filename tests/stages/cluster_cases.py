@@ -84,7 +84,7 @@ class Cluster:
     def schedule(self) -> "subprocess.Popen[bytes]":
         """The scheduler."""
         started = self.start("scheduler", "--port", "0", *LOCAL)
-        until(self.file.exists)
+        until(lambda: self.file.exists() and self.file.stat().st_size > 0)  # it is there before it is written
         return started
 
     def work(self, threads: int = 2) -> "subprocess.Popen[bytes]":

@@ -9,7 +9,7 @@ import pytest
 import torch
 import zarr
 from safetensors.torch import save_file
-from stage_cases import PATIENT, ROWS, images, must, run, softlabels
+from stage_cases import PATIENT, ROWS, images, must, run, snapshot, softlabels
 
 from pipeline.config import load
 from pipeline.models import build
@@ -87,8 +87,10 @@ def test_a_run_that_was_stopped_goes_on_with_features_here_and_on_workers() -> N
 def test_other_features_are_another_job() -> None:
     """Law: exit code 5, and the cache stays as it is."""
     must("generate", features(HIDDEN))
+    before = snapshot(Path("cache"))
     run("generate", features(PROJECTED)).refuses(5, "labels.features")
     run("generate").refuses(5, "labels.features")
+    assert snapshot(Path("cache")) == before
 
 
 @pytest.mark.usefixtures("fitted")
