@@ -1,11 +1,13 @@
 """Stage two against training without a cache: what soft labels cost a student, and what a shared walk saves.
 
-One epoch of a small student on Fashion-MNIST: from the cache and on the true labels alone, by turns of half a second,
-so that both see the same machine; then with the teacher in the loop, in turn with one from the cache. All go through
-`teach`, as `softlabels train` does. The cache is opened anew for each, so mapping it and holding every chunk against
-its checksum is in it. The teacher has random weights, which take as long as trained ones. Then three students of that
-cache (at T = 2 and 4, and on true labels) in one walk against three runs, on one core, so that no reading hides behind
-learning: images are inflated and shrunk as they are read, as many times as make that half of a run.
+One epoch of a small student on Fashion-MNIST: from the cache and on the true labels alone, by turns, so that both see
+the same machine; then with the teacher in the loop, in turn with one from the cache. Turns are whole epochs: two that
+run in two threads have twice as many threads to compute with as there are cores, which wait for each other as in no
+training, a fifth of a step. All go through `teach`, as `softlabels train` does. The cache is opened anew for each, so
+mapping it and holding every chunk against its checksum is in it. The teacher has random weights, which take as long as
+trained ones. Then three students of that cache (at T = 2 and 4, and on true labels) in one walk against three runs, on
+one core, so that no reading hides behind learning: images are inflated and shrunk as they are read, as many times as
+make that half of a run.
 
     python -m benchmarks.stage_two [--quick] [--rounds 7]
 """
@@ -28,7 +30,6 @@ from numpy.typing import NDArray
 
 from benchmarks.results import Row, compared, publish
 from benchmarks.stage_one import head
-from benchmarks.turns import Clock, Turns
 from pipeline.ahead import loaders
 from pipeline.config import Experiment, load
 from pipeline.course import Lesson, Watch, teach
@@ -54,13 +55,10 @@ from pipeline.weights import save_state
 
 CONFIG = Path("configs/fashion_mnist.toml")
 ROWS, QUICK_ROWS = 20_480, 2_560
-PAIRS = 14  # a round
+PAIRS = 14  # a round: a percent is less than an epoch differs by from the next
 TOGETHER_ROWS, QUICK_TOGETHER_ROWS = 8_192, 1_280
 ENLARGED = 4  # what is decoded is so many times as wide and high as what is trained on
 SETTINGS = Training(epochs=1, batch_size=128, channels_last=True)
-
-
-Raced = Callable[[Clock], float]
 
 
 class InTheLoop(Reader):
@@ -146,9 +144,8 @@ class School:
         """A reader over the cache, opened anew."""
         return Reader(dataset, LabelCache.open(self.experiment.cache.path))
 
-    def run(self, reader: Reader, *losses: Loss, workers: int | None = None, clock: Clock | None = None) -> float:
+    def run(self, reader: Reader, *losses: Loss, workers: int | None = None) -> float:
         """Seconds of one epoch of the experiment's student, told in each of these ways, in one walk."""
-        clock = clock or Clock()
         student = self.experiment.students["distilled"]
         make = partial(build, student.model, student.options, self.dataset.input_shape, self.dataset.classes or 0)
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
@@ -160,8 +157,7 @@ class School:
                 )
                 for folder, loss in zip(folders, losses, strict=True)
             ]
-            found = teach(entries, reader, Watch(lambda: False, lambda _: clock.step()), loaders(workers))
-            clock.drop()
+            found = teach(entries, reader, Watch(lambda: False, lambda _: None), loaders(workers))
             return sum(float(metrics["seconds"]) for metrics in found if metrics)
 
 
@@ -176,15 +172,6 @@ def in_turn(rounds: int, *timed: Callable[[], float]) -> list[list[float]]:
     return seconds
 
 
-def raced(pairs: int, one: Raced, other: Raced) -> tuple[list[float], list[float]]:
-    """The seconds of both in so many races, which either begins by turns: a percent is less than one of them tells."""
-    found = []
-    for turn in range(pairs):
-        seconds = Turns().race(*((other, one) if turn % 2 else (one, other)))
-        found.append(seconds[::-1] if turn % 2 else seconds)
-    return [first for first, _ in found], [second for _, second in found]
-
-
 def epochs(school: School, rounds: int) -> Iterator[Row]:
     """An epoch from the cache, on true labels alone, and with the teacher in the loop."""
     cached, online = in_turn(
@@ -193,10 +180,10 @@ def epochs(school: School, rounds: int) -> Iterator[Row]:
         lambda: school.run(InTheLoop(school.dataset, school.teacher), soft),
     )
     rows = f"{len(school.dataset):,} images"
-    ours, plain = raced(
+    ours, plain = in_turn(
         PAIRS * rounds,
-        lambda clock: school.run(school.cached(school.dataset), soft, clock=clock),
-        lambda clock: school.run(Reader(school.dataset), hard, clock=clock),
+        lambda: school.run(school.cached(school.dataset), soft),
+        lambda: school.run(Reader(school.dataset), hard),
     )
     yield compared(f"an epoch from the cache, {rows}, against one on true labels alone", ours, plain)
     yield compared(f"an epoch with the teacher in the loop, {rows}, against one from the cache", online, cached)

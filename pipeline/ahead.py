@@ -3,10 +3,13 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from os import cpu_count
+from time import perf_counter
 from typing import TypeVar
 
 MOST_WORKERS = 8
+RUN_SECONDS, MOST_IN_A_RUN = 0.002, 16
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
@@ -35,3 +38,35 @@ def ahead(items: Iterable[Item], load: Callable[[Item], Loaded], workers: int) -
         finally:
             for waiting in queue:
                 waiting.cancel()
+
+
+def ahead_in_runs(items: Iterable[Item], load: Callable[[Item], Loaded], workers: int) -> Iterator[Loaded]:
+    """The same, where little is loaded at a time: a run of as many as take two milliseconds, 16 at most, at once.
+
+    What a network does between two loads leaves nothing of theirs in the processor's caches. To find a small batch then
+    takes several times as long as to copy it; in a run, only the first pays for that. Up to two runs a worker are
+    loaded before they are asked for.
+    """
+    together = 1
+
+    def runs() -> Iterator[list[Item]]:
+        left = iter(items)
+        while run := list(islice(left, together)):
+            yield run
+
+    def load_run(run: list[Item]) -> tuple[list[Loaded], Exception | None]:
+        nonlocal together
+        begun, loaded = perf_counter(), []
+        for item in run:
+            try:
+                loaded.append(load(item))
+            except Exception as error:  # noqa: BLE001 - raised where its result would have come
+                return loaded, error
+        seconds = (perf_counter() - begun) / len(run)
+        together = max(1, int(min(MOST_IN_A_RUN, RUN_SECONDS / max(seconds, 1e-9))))
+        return loaded, None
+
+    for loaded, error in ahead(runs(), load_run, workers):
+        yield from loaded
+        if error is not None:
+            raise error

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.judges import Judge
-from pipeline.labels import DenseLabels, Heard, MixedLabels
-from pipeline.losses import LOSSES, class_cost, prototypes, standardised, standardised_labels, sure
+from pipeline.labels import DenseLabels, Heard, MixedLabels, SoftLabels
+from pipeline.losses import LOSSES, class_cost, cross_entropy, kl, prototypes, standardised, standardised_labels, sure
 from pipeline.reader import Reader
 from pipeline.schedules import BEGIN, Progress, value_at
 from pipeline.seeds import generator
-from pipeline.terms import DIST, WKD, Adversarial, Tempered, Term, Weak
+from pipeline.terms import DIST, KD, WKD, Adversarial, Hard, Tempered, Term, Weak
 
 MOST = 700  # costs, in units of the regularisation, beyond which exp(-cost) is nothing even in float64
 SAMPLE = 4096  # rows whose logits tell which classes are alike
@@ -83,11 +83,17 @@ class Objective:
             ConfigError: a term asks the teacher and no soft labels were given, or these cannot serve it.
 
         """
+        told = {place: weight for place, term in enumerate(self.terms) if (weight := term.weight_at(self.progress))}
+        match [self.terms[place] for place in told]:
+            case [Hard(label_smoothing=0), KD(standardise=False) as kd] if isinstance(soft, SoftLabels):
+                # What most students are told, without the detour by names that takes as long as to compute it.
+                (hard, weight), at = told.values(), value_at(kd.temperature, self.progress)
+                hard_N, soft_N = cross_entropy(student_logits_NC, labels_N), kl(student_logits_NC, soft, at)
+                return hard * hard_N + weight * at**2 * soft_N
         total_N = None
-        for place, term in enumerate(self.terms):
-            if term.weight_at(self.progress):
-                part_N = self._term(place, student_logits_NC, labels_N, soft)
-                total_N = part_N if total_N is None else total_N + part_N
+        for place in told:
+            part_N = self._term(place, student_logits_NC, labels_N, soft)
+            total_N = part_N if total_N is None else total_N + part_N
         return 0.0 * student_logits_NC.sum(dim=1) if total_N is None else total_N
 
     def _term(self, place: int, logits_NC: Tensor, labels_N: Tensor, soft: Heard | None) -> Tensor:

@@ -1,15 +1,30 @@
 """What is loaded ahead comes in order, is bounded, and fails where it belongs."""
 
 import threading
+from collections.abc import Callable
+from itertools import count
 
 import pytest
 
-from pipeline.ahead import MOST_WORKERS, ahead, loaders
+from pipeline.ahead import MOST_IN_A_RUN, MOST_WORKERS, RUN_SECONDS, ahead, ahead_in_runs, loaders
+
+Ahead = Callable[..., object]
 
 
+@pytest.fixture
+def each_takes(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Have it seem that a load takes so many seconds: the clock is looked at twice a run."""
+
+    def takes(seconds: float) -> None:
+        monkeypatch.setattr("pipeline.ahead.perf_counter", (n * seconds for n in count()).__next__)
+
+    return takes
+
+
+@pytest.mark.parametrize("ahead", [ahead, ahead_in_runs])
 @pytest.mark.parametrize("workers", [1, 2, 5])
-@pytest.mark.parametrize("count", [0, 1, 30])
-def test_results_come_in_the_order_of_their_items(workers: int, count: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 30, 100])
+def test_results_come_in_the_order_of_their_items(ahead: Ahead, workers: int, count: int) -> None:
     """Law: `ahead` is `map`, whoever is faster."""
     slow = threading.Event()
 
@@ -32,22 +47,49 @@ def test_no_more_is_loaded_than_two_a_worker(workers: int) -> None:
     assert len(begun) <= 49 + 2 * workers
 
 
-def test_an_error_comes_where_its_result_would_have() -> None:
+def test_what_loads_slowly_is_loaded_one_by_one(each_takes: Callable[[float], None]) -> None:
+    """Law: a run of what takes longer than a run may is one item, so no more is in flight than without runs."""
+    each_takes(2 * RUN_SECONDS)
+    begun: list[int] = []
+    results = ahead_in_runs(range(100), lambda item: begun.append(item) or item, 1)
+    for taken in range(1, 50):
+        next(results)
+        assert len(begun) <= taken + 2
+    results.close()
+
+
+def test_what_loads_quickly_is_loaded_in_runs_of_a_few(each_takes: Callable[[float], None]) -> None:
+    """Law: as many as take two milliseconds, 16 at most; two runs a worker, and the one that is taken from."""
+    each_takes(0)
+    begun: list[int] = []
+    results = ahead_in_runs(range(1000), lambda item: begun.append(item) or item, 1)
+    ahead_by = []
+    for taken in range(1, 500):
+        next(results)
+        ahead_by.append(len(begun) - taken)
+    results.close()
+    assert 2 * MOST_IN_A_RUN <= max(ahead_by) <= 3 * MOST_IN_A_RUN
+
+
+@pytest.mark.parametrize("ahead", [ahead, ahead_in_runs])
+@pytest.mark.parametrize("place", [0, 3, 77])
+def test_an_error_comes_where_its_result_would_have(ahead: Ahead, place: int) -> None:
     """Law: what was loaded before it is delivered, nothing after it, and no thread is left."""
 
     def load(item: int) -> int:
-        if item == 3:
+        if item == place:
             raise OSError("the disk is gone")
         return item
 
-    results, before = ahead(range(10), load, 2), threading.active_count()
-    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    results, before = ahead(range(100), load, 2), threading.active_count()
+    assert [next(results) for _ in range(place)] == list(range(place))
     with pytest.raises(OSError, match="the disk is gone"):
         next(results)
     assert threading.active_count() == before
 
 
-def test_an_error_of_the_plan_itself_ends_the_walk() -> None:
+@pytest.mark.parametrize("ahead", [ahead, ahead_in_runs])
+def test_an_error_of_the_plan_itself_ends_the_walk(ahead: Ahead) -> None:
     """And leaves no thread behind."""
 
     def plan() -> object:
