@@ -1,7 +1,7 @@
 """Loading ahead: what comes next is read by threads while the network works on what came before."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from os import cpu_count
@@ -20,7 +20,7 @@ def loaders(asked: int | None) -> int:
     return asked or min(MOST_WORKERS, cpu_count() or 1)
 
 
-def ahead(items: Iterable[Item], load: Callable[[Item], Loaded], workers: int) -> Iterator[Loaded]:
+def ahead(items: Iterable[Item], load: Callable[[Item], Loaded], workers: int) -> Generator[Loaded, None, None]:
     """`map(load, items)`, in order, up to two results a worker before they are asked for.
 
     The first error of `load` is raised where its result would have come; what was ahead of it is dropped. No thread
@@ -47,7 +47,7 @@ def ahead_in_runs(items: Iterable[Item], load: Callable[[Item], Loaded], workers
     takes several times as long as to copy it; in a run, only the first pays for that. Up to two runs a worker are
     loaded before they are asked for.
     """
-    together = 1
+    together, over = 1, False
 
     def runs() -> Iterator[list[Item]]:
         left = iter(items)
@@ -58,6 +58,8 @@ def ahead_in_runs(items: Iterable[Item], load: Callable[[Item], Loaded], workers
         nonlocal together
         begun, loaded = perf_counter(), []
         for item in run:
+            if over:
+                break
             try:
                 loaded.append(load(item))
             except Exception as error:  # noqa: BLE001 - raised where its result would have come
@@ -66,7 +68,12 @@ def ahead_in_runs(items: Iterable[Item], load: Callable[[Item], Loaded], workers
         together = max(1, int(min(MOST_IN_A_RUN, RUN_SECONDS / max(seconds, 1e-9))))
         return loaded, None
 
-    for loaded, error in ahead(runs(), load_run, workers):
-        yield from loaded
-        if error is not None:
-            raise error
+    coming = ahead(runs(), load_run, workers)
+    try:
+        for loaded, error in coming:
+            yield from loaded
+            if error is not None:
+                raise error
+    finally:
+        over = True  # before who waits for the loaders: nobody wants the rest of their runs
+        coming.close()

@@ -71,6 +71,29 @@ def test_what_loads_quickly_is_loaded_in_runs_of_a_few(each_takes: Callable[[flo
     assert 2 * MOST_IN_A_RUN <= max(ahead_by) <= 3 * MOST_IN_A_RUN
 
 
+def test_whoever_leaves_waits_for_no_more_than_what_is_being_loaded(each_takes: Callable[[float], None]) -> None:
+    """Law: the rest of a run is not begun once the walk is over, as when a run is stopped while its bucket is slow."""
+    each_takes(0)
+    begun, slow, go_on = [], threading.Event(), threading.Event()
+
+    def load(item: int) -> int:
+        begun.append(item)
+        if item == 100:
+            slow.set()
+            go_on.wait(10)
+        return item
+
+    results = ahead_in_runs(range(1000), load, 1)
+    while not slow.wait(0.001):
+        next(results)
+    leaving = threading.Thread(target=results.close)
+    leaving.start()
+    leaving.join(0.05)
+    go_on.set()
+    leaving.join()
+    assert begun == list(range(101))
+
+
 @pytest.mark.parametrize("ahead", [ahead, ahead_in_runs])
 @pytest.mark.parametrize("place", [0, 3, 77])
 def test_an_error_comes_where_its_result_would_have(ahead: Ahead, place: int) -> None:
