@@ -1,7 +1,7 @@
 """Loading ahead: what comes next is read by threads while the network works on what came before."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from os import cpu_count
@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TypeVar
 
 MOST_WORKERS = 8
-RUN_SECONDS, MOST_IN_A_RUN = 0.002, 16
+RUN_SECONDS, MOST_IN_A_RUN = 0.002, 16  # of what is quick to load
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
@@ -20,60 +20,52 @@ def loaders(asked: int | None) -> int:
     return asked or min(MOST_WORKERS, cpu_count() or 1)
 
 
-def ahead(items: Iterable[Item], load: Callable[[Item], Loaded], workers: int) -> Generator[Loaded, None, None]:
-    """`map(load, items)`, in order, up to two results a worker before they are asked for.
+def ahead(items: Iterable[Item], load: Callable[[Item], Loaded], workers: int, most: int = 1) -> Iterator[Loaded]:
+    """`map(load, items)`, in order, up to two runs a worker before they are asked for.
 
     The first error of `load` is raised where its result would have come; what was ahead of it is dropped. No thread
-    outlives the iterator.
+    outlives the iterator, and none begins a load once it is left.
+
+    What a network does between two loads leaves nothing of theirs in the processor's caches: to find a small batch then
+    takes several times as long as to copy it, and of loads in a row only the first pays for that. Hence runs: of so
+    many items as lately took two milliseconds, and at least one.
+
+    Args:
+        items: what to load.
+        load: how; called in threads.
+        workers: how many threads.
+        most: items of a run. Up to (2 workers + 1) most results wait to be taken.
+
     """
-    queue: deque[Future[Loaded]] = deque()
+    left, length, over = iter(items), 1, False
+    runs: deque[deque[Future[Loaded]]] = deque()
+
+    def load_run(run: list[tuple[Item, Future[Loaded]]]) -> None:
+        nonlocal length
+        begun = perf_counter()
+        for item, loaded in run:
+            if over:
+                return
+            try:
+                loaded.set_result(load(item))
+            except BaseException as error:  # noqa: BLE001 - raised where its result is taken
+                loaded.set_exception(error)
+                return
+        length = max(1, int(min(most, RUN_SECONDS * len(run) / max(perf_counter() - begun, 1e-9))))
+
     with ThreadPoolExecutor(workers, "loader") as pool:
         try:
-            for item in items:
-                queue.append(pool.submit(load, item))
-                if len(queue) > 2 * workers:
-                    yield queue.popleft().result()
-            while queue:
-                yield queue.popleft().result()
+            while run := [(item, Future[Loaded]()) for item in islice(left, length)]:
+                pool.submit(load_run, run)
+                runs.append(deque(loaded for _, loaded in run))
+                if len(runs) > 2 * workers:
+                    yield from _taken(runs.popleft())
+            while runs:
+                yield from _taken(runs.popleft())
         finally:
-            for waiting in queue:
-                waiting.cancel()
+            over = True  # within the pool, which waits for its threads
 
 
-def ahead_in_runs(items: Iterable[Item], load: Callable[[Item], Loaded], workers: int) -> Iterator[Loaded]:
-    """The same, where little is loaded at a time: a run of as many as take two milliseconds, 16 at most, at once.
-
-    What a network does between two loads leaves nothing of theirs in the processor's caches. To find a small batch then
-    takes several times as long as to copy it; in a run, only the first pays for that. Up to two runs a worker are
-    loaded before they are asked for.
-    """
-    together, over = 1, False
-
-    def runs() -> Iterator[list[Item]]:
-        left = iter(items)
-        while run := list(islice(left, together)):
-            yield run
-
-    def load_run(run: list[Item]) -> tuple[list[Loaded], Exception | None]:
-        nonlocal together
-        begun, loaded = perf_counter(), []
-        for item in run:
-            if over:
-                break
-            try:
-                loaded.append(load(item))
-            except Exception as error:  # noqa: BLE001 - raised where its result would have come
-                return loaded, error
-        seconds = (perf_counter() - begun) / len(run)
-        together = max(1, int(min(MOST_IN_A_RUN, RUN_SECONDS / max(seconds, 1e-9))))
-        return loaded, None
-
-    coming = ahead(runs(), load_run, workers)
-    try:
-        for loaded, error in coming:
-            yield from loaded
-            if error is not None:
-                raise error
-    finally:
-        over = True  # before who waits for the loaders: nobody wants the rest of their runs
-        coming.close()
+def _taken(run: deque[Future[Loaded]]) -> Iterator[Loaded]:
+    while run:
+        yield run.popleft().result()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.ahead import ahead_in_runs
+from pipeline.ahead import MOST_IN_A_RUN, ahead
 from pipeline.cost import cost
 from pipeline.datasets import Dataset
 from pipeline.errors import DatasetError, MismatchError, SoftLabelsError
@@ -205,7 +205,7 @@ def _batches(sampler: EpochSampler, reader: Reader, read: Callable[[Rows], Batch
     """What is left of an epoch, read ahead of the networks, and fetched ahead of the readers."""
     coming = map(reader.in_cache, sampler.upcoming(sampler.epoch, sampler.step))
     with prefetching(reader.cache, coming) as walked:
-        for batch in ahead_in_runs(sampler, read, workers):
+        for batch in ahead(sampler, read, workers, MOST_IN_A_RUN):
             yield batch
             walked()
 
@@ -213,11 +213,11 @@ def _batches(sampler: EpochSampler, reader: Reader, read: Callable[[Rows], Batch
 def _lesson(pupils: Sequence["_Pupil"], batch: Batch, rows: int, begun: float) -> None:
     """One batch for all; each pays for its own step and its share of the reading, which began a while ago."""
     devices = {pupil.learner.device for pupil in pupils}
-    placed = {it: batch if it.type == "cpu" else batch.to(it, non_blocking=True) for it in devices}
+    moved = {device: batch.to(device, non_blocking=True) for device in devices if device.type != "cpu"}
     share = (perf_counter() - begun) / max(1, len(pupils))
     for pupil in pupils:
         pupil.seconds += share
-        pupil.learn(placed[pupil.learner.device], rows)
+        pupil.learn(moved.get(pupil.learner.device, batch), rows)
 
 
 def _reading(reader: Reader, devices: set[torch.device]) -> Callable[[Rows], Batch]:

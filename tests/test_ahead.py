@@ -1,30 +1,36 @@
 """What is loaded ahead comes in order, is bounded, and fails where it belongs."""
 
 import threading
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.ahead import MOST_IN_A_RUN, MOST_WORKERS, RUN_SECONDS, ahead, ahead_in_runs, loaders
+from pipeline.ahead import MOST_IN_A_RUN, MOST_WORKERS, RUN_SECONDS, ahead, loaders
 
-Ahead = Callable[..., object]
+MOSTS = 1, 3, MOST_IN_A_RUN
 
 
 @pytest.fixture
-def each_takes(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Have it seem that a load takes so many seconds: the clock is looked at twice a run."""
+def taking(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Callable[[int], int]]:
+    """How to load what takes so many seconds, by a clock that nothing else moves: for one thread."""
+    now = [0.0]
+    monkeypatch.setattr("pipeline.ahead.perf_counter", lambda: now[0])
 
-    def takes(seconds: float) -> None:
-        monkeypatch.setattr("pipeline.ahead.perf_counter", (n * seconds for n in count()).__next__)
+    def load_in(seconds: float) -> Callable[[int], int]:
+        def load(item: int) -> int:
+            now[0] += seconds
+            return item
 
-    return takes
+        return load
+
+    return load_in
 
 
-@pytest.mark.parametrize("ahead", [ahead, ahead_in_runs])
+@pytest.mark.parametrize("most", MOSTS)
 @pytest.mark.parametrize("workers", [1, 2, 5])
 @pytest.mark.parametrize("count", [0, 1, 30, 100])
-def test_results_come_in_the_order_of_their_items(ahead: Ahead, workers: int, count: int) -> None:
+def test_results_come_in_the_order_of_their_items(workers: int, count: int, most: int) -> None:
     """Law: `ahead` is `map`, whoever is faster."""
     slow = threading.Event()
 
@@ -32,87 +38,102 @@ def test_results_come_in_the_order_of_their_items(ahead: Ahead, workers: int, co
         slow.wait(0.002 if item % 3 == 0 else 0)
         return item * item
 
-    assert list(ahead(range(count), load, workers)) == [n * n for n in range(count)]
+    assert list(ahead(range(count), load, workers, most)) == [n * n for n in range(count)]
 
 
+@pytest.mark.parametrize("most", MOSTS)
 @pytest.mark.parametrize("workers", [1, 3])
-def test_no_more_is_loaded_than_two_a_worker(workers: int) -> None:
+def test_no_more_is_loaded_than_two_runs_a_worker(workers: int, most: int) -> None:
     """Law: whoever takes nothing stops the readers; memory is bounded by what is in flight."""
     begun: list[int] = []
-    results = ahead(range(100), lambda item: begun.append(item) or item, workers)
-    for taken in range(1, 50):
-        next(results)
-        assert len(begun) <= taken + 2 * workers
-    results.close()
-    assert len(begun) <= 49 + 2 * workers
-
-
-def test_what_loads_slowly_is_loaded_one_by_one(each_takes: Callable[[float], None]) -> None:
-    """Law: a run of what takes longer than a run may is one item, so no more is in flight than without runs."""
-    each_takes(2 * RUN_SECONDS)
-    begun: list[int] = []
-    results = ahead_in_runs(range(100), lambda item: begun.append(item) or item, 1)
-    for taken in range(1, 50):
-        next(results)
-        assert len(begun) <= taken + 2
-    results.close()
-
-
-def test_what_loads_quickly_is_loaded_in_runs_of_a_few(each_takes: Callable[[float], None]) -> None:
-    """Law: as many as take two milliseconds, 16 at most; two runs a worker, and the one that is taken from."""
-    each_takes(0)
-    begun: list[int] = []
-    results = ahead_in_runs(range(1000), lambda item: begun.append(item) or item, 1)
-    ahead_by = []
+    results = ahead(range(1000), lambda item: begun.append(item) or item, workers, most)
     for taken in range(1, 500):
         next(results)
-        ahead_by.append(len(begun) - taken)
+        assert len(begun) < taken + (2 * workers + 1) * most
     results.close()
-    assert 2 * MOST_IN_A_RUN <= max(ahead_by) <= 3 * MOST_IN_A_RUN
+    assert len(begun) < 499 + (2 * workers + 1) * most
 
 
-def test_whoever_leaves_waits_for_no_more_than_what_is_being_loaded(each_takes: Callable[[float], None]) -> None:
-    """Law: the rest of a run is not begun once the walk is over, as when a run is stopped while its bucket is slow."""
-    each_takes(0)
-    begun, slow, go_on = [], threading.Event(), threading.Event()
+@pytest.mark.parametrize(
+    ("seconds", "together"), [(2 * RUN_SECONDS, 1), (RUN_SECONDS / 4.5, 4), (RUN_SECONDS / 100, MOST_IN_A_RUN), (0, 16)]
+)
+def test_a_run_is_what_loads_in_two_milliseconds(
+    seconds: float, together: int, taking: Callable[[float], Callable[[int], int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: as many items as take so long, one at least and 16 at most, once it is known how long they take."""
+    runs: list[int] = []
+
+    class Noting(ThreadPoolExecutor):
+        def submit(self, function: Callable[..., object], run: list[object]) -> object:  # type: ignore[override]
+            runs.append(len(run))
+            found = super().submit(function, run)
+            found.result()
+            return found
+
+    monkeypatch.setattr("pipeline.ahead.ThreadPoolExecutor", Noting)
+    assert list(ahead(range(200), taking(seconds), 1, MOST_IN_A_RUN)) == list(range(200))
+    assert runs[0] == 1
+    assert set(runs[1:-1]) == {together}
+
+
+@pytest.mark.parametrize("left", ["closed", "failed"])
+def test_whoever_leaves_waits_for_no_more_than_what_is_being_loaded(
+    left: str, taking: Callable[[float], Callable[[int], int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: the rest of a run is not begun once the walk is over, as when one is stopped while its bucket is slow."""
+    begun, at_last, go_on = [], threading.Event(), threading.Event()
+    quick = taking(0)
+
+    class Leaving(ThreadPoolExecutor):
+        def shutdown(self, *args: bool, **named: bool) -> None:  # type: ignore[override]
+            go_on.set()
+            super().shutdown(*args, **named)
 
     def load(item: int) -> int:
         begun.append(item)
         if item == 100:
-            slow.set()
-            go_on.wait(10)
-        return item
+            at_last.set()
+            go_on.wait()
+        return quick(item)
 
-    results = ahead_in_runs(range(1000), load, 1)
-    while not slow.wait(0.001):
-        next(results)
-    leaving = threading.Thread(target=results.close)
-    leaving.start()
-    leaving.join(0.05)
-    go_on.set()
-    leaving.join()
+    def items() -> Iterator[int]:
+        yield from range(101 + MOST_IN_A_RUN)
+        at_last.wait()
+        raise ValueError("no such row")
+
+    monkeypatch.setattr("pipeline.ahead.ThreadPoolExecutor", Leaving)
+    results = ahead(items() if left == "failed" else range(1000), load, 1, MOST_IN_A_RUN)
+    if left == "failed":
+        with pytest.raises(ValueError, match="no such row"):
+            list(results)
+    else:
+        while not at_last.is_set() and next(results) < 99:
+            pass
+        at_last.wait()
+        results.close()
     assert begun == list(range(101))
 
 
-@pytest.mark.parametrize("ahead", [ahead, ahead_in_runs])
+@pytest.mark.parametrize("most", MOSTS)
 @pytest.mark.parametrize("place", [0, 3, 77])
-def test_an_error_comes_where_its_result_would_have(ahead: Ahead, place: int) -> None:
+@pytest.mark.parametrize("kind", [OSError, SystemExit])
+def test_an_error_comes_where_its_result_would_have(kind: type[BaseException], place: int, most: int) -> None:
     """Law: what was loaded before it is delivered, nothing after it, and no thread is left."""
 
     def load(item: int) -> int:
         if item == place:
-            raise OSError("the disk is gone")
+            raise kind("the disk is gone")
         return item
 
-    results, before = ahead(range(100), load, 2), threading.active_count()
+    results, before = ahead(range(100), load, 2, most), threading.active_count()
     assert [next(results) for _ in range(place)] == list(range(place))
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(kind, match="the disk is gone"):
         next(results)
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("ahead", [ahead, ahead_in_runs])
-def test_an_error_of_the_plan_itself_ends_the_walk(ahead: Ahead) -> None:
+@pytest.mark.parametrize("most", MOSTS)
+def test_an_error_of_the_plan_itself_ends_the_walk(most: int) -> None:
     """And leaves no thread behind."""
 
     def plan() -> object:
@@ -121,7 +142,7 @@ def test_an_error_of_the_plan_itself_ends_the_walk(ahead: Ahead) -> None:
 
     before = threading.active_count()
     with pytest.raises(ValueError, match="no such row"):
-        list(ahead(plan(), lambda item: item, 2))
+        list(ahead(plan(), lambda item: item, 2, most))
     assert threading.active_count() == before
 
 

@@ -135,7 +135,7 @@ def test_a_student_that_is_ahead_waits_for_the_others(
     left = [each for name, each in entries.items() if name != "few labels"]
     teach(left, reader, watch())
     assert {name: outcome(run) for name, (run, _) in entries.items()} == alone
-    # Batches of up to two a worker are read ahead of a stop; here nothing is, and no step is read twice.
+    # Up to two runs of batches a worker are read ahead of a stop; here nothing is, and no step is read twice.
     assert len(reader.asked) == 3 * ROWS
 
 

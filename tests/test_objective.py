@@ -19,7 +19,7 @@ from pipeline.config import Student, ViewSettings
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.errors import ConfigError
 from pipeline.judges import Judge
-from pipeline.labels import DenseLabels
+from pipeline.labels import DenseLabels, MixedLabels
 from pipeline.models import build
 from pipeline.objective import Objective, objective
 from pipeline.reader import Batch, Reader
@@ -92,6 +92,27 @@ def test_a_loss_is_the_sum_of_its_terms(weights: list[float]) -> None:
     expected_N = sum(w * loss(STUDENT_NC, SOFT) for (_, loss), w in zip(EACH.values(), weights, strict=True))
     found_N = Objective(terms, {PLACE: COSTS}, judges={JUDGED: JUDGE})(STUDENT_NC, TRUE_N, SOFT)
     torch.testing.assert_close(found_N, expected_N, rtol=1e-4, atol=1e-4)
+
+
+HARDS = [{}, {"label_smoothing": 0.1}, {"weight": {"start": 1.0, "end": 0.0}}, {"weight": 0.0}]
+KDS = [{}, {"standardise": True}, {"temperature": {"start": 4.0, "end": 1.0}}, {"weight": -0.5}]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("softly", KDS)
+@pytest.mark.parametrize("hardly", HARDS)
+def test_hard_and_kd_together_are_each_alone_and_added(
+    hardly: dict[str, object], softly: dict[str, object], *, reverse: bool, mixed: bool
+) -> None:
+    """Law: the sum that most students are told has no value of its own, to the bit, at any point of a run."""
+    terms = (term("hard", **hardly), term("kd", **{"temperature": T, **softly}))
+    soft = MixedLabels((SOFT, DenseLabels(STUDENT_NC)), (0.25, 0.75)) if mixed else SOFT
+    for share in (0.0, 0.5, 1.0):
+        at = Progress(share, share)
+        apart = [Objective((each,)).at(at)(STUDENT_NC, TRUE_N, soft) for each in terms]
+        found = Objective(terms[::-1] if reverse else terms).at(at)(STUDENT_NC, TRUE_N, soft)
+        assert torch.equal(found, apart[0] + apart[1])
 
 
 @pytest.mark.parametrize("name", [name for name, kind in TERMS.items() if "standardise" in kind.model_fields])
