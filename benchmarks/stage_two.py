@@ -3,7 +3,7 @@
 One epoch of a small student on all of Fashion-MNIST: from the cache and on true labels alone, by turns, so that both
 see the same machine; then with the teacher in the loop, in turn with one from the cache. Turns are whole epochs: two
 that run in two threads have twice as many threads to compute with as there are cores, which wait for each other as in
-no training, a fifth of a step. All go through `teach`, as `softlabels train` does. The cache is opened anew for each,
+no training, a quarter of a step. All go through `teach`, as `softlabels train` does. The cache is opened anew for each,
 so mapping it and holding every chunk against its checksum is in it. The teacher has random weights, which take as long
 as trained ones. Then three students of a cache (at T = 2 and 4, and on true labels) in one walk against three runs, on
 one core, so that no reading hides behind learning: images are inflated and shrunk as they are read, as many times as

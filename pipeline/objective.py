@@ -86,7 +86,7 @@ class Objective:
         told = {place: weight for place, term in enumerate(self.terms) if (weight := term.weight_at(self.progress))}
         match [self.terms[place] for place in told]:
             case [Hard(label_smoothing=0), KD(standardise=False) as kd] if isinstance(soft, SoftLabels):
-                # What most students are told, without the detour by names that takes as long as to compute it.
+                # What most students are told, without the detour by names, which would take a fifth longer.
                 (hard, weight), at = told.values(), value_at(kd.temperature, self.progress)
                 hard_N, soft_N = cross_entropy(student_logits_NC, labels_N), kl(student_logits_NC, soft, at)
                 return hard * hard_N + weight * at**2 * soft_N

@@ -5,7 +5,6 @@ knows which encodings can serve it, so that `plan` and `inspect` say so without 
 """
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, Discriminator, Field, PositiveFloat, PositiveInt, Tag
@@ -39,16 +38,11 @@ class Term(Settings):
 
     def options(self, progress: Progress = BEGIN) -> dict[str, object]:
         """What its function takes besides tensors, when so much of a run is done."""
-        options = {name: getattr(self, name) for name in _options(type(self))}
+        options = {name: getattr(self, name) for name in type(self).model_fields if name not in _SHARED}
         return {name: value_at(it, progress) if isinstance(it, Ramp) else it for name, it in options.items()}
 
 
 _SHARED = {"name", "weight", "standardise", "cost", "sharpness", "hidden", "learning_rate"}
-
-
-@cache
-def _options(kind: type[Term]) -> tuple[str, ...]:
-    return tuple(name for name in kind.model_fields if name not in _SHARED)
 
 
 class Hard(Term):
