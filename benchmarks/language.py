@@ -21,13 +21,14 @@ import torch
 
 from benchmarks.results import Row, publish
 from pipeline.config import Experiment, load
-from pipeline.course import Lesson, Watch, teach
+from pipeline.course import Watch, teach
 from pipeline.datasets import Dataset
 from pipeline.encodings.blocks import Logits
 from pipeline.executors.inline import cuts
 from pipeline.job import job_of, spec_of
 from pipeline.labeller import Block, Labeller
 from pipeline.labels import Heard, SparseLabels
+from pipeline.lesson import Lesson
 from pipeline.losses.logspace import weighted_sum
 from pipeline.models import build
 from pipeline.objective import Objective

@@ -21,10 +21,11 @@ from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
 from benchmarks.results import Row, write
 from pipeline.config import Experiment, load
-from pipeline.course import Lesson, Watch, teach
+from pipeline.course import Watch, teach
 from pipeline.datasets import Dataset
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.labels import Heard
+from pipeline.lesson import Lesson
 from pipeline.models import build
 from pipeline.order import EpochSampler, Windows
 from pipeline.reader import Reader

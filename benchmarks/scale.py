@@ -31,10 +31,11 @@ from benchmarks.results import Row, compared, publish
 from benchmarks.turns import Clock, Turns
 from pipeline.ahead import loaders
 from pipeline.config import Experiment, load
-from pipeline.course import Lesson, Watch, teach
+from pipeline.course import Watch, teach
 from pipeline.executors.inline import run_inline
 from pipeline.labeller import Labeller
 from pipeline.labels import Heard, MixedLabels
+from pipeline.lesson import Lesson
 from pipeline.losses import kd
 from pipeline.models import build
 from pipeline.reader import Reader

@@ -32,13 +32,14 @@ from benchmarks.results import Row, compared, publish
 from benchmarks.stage_one import head
 from pipeline.ahead import loaders
 from pipeline.config import Experiment, load
-from pipeline.course import Lesson, Watch, teach
+from pipeline.course import Watch, teach
 from pipeline.datasets import Dataset
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.executors.inline import run_inline
 from pipeline.job import job_of, spec_of
 from pipeline.labeller import Labeller
 from pipeline.labels import DenseLabels
+from pipeline.lesson import Lesson
 from pipeline.models import build
 from pipeline.objective import Objective
 from pipeline.reader import Batch, Reader

@@ -20,7 +20,8 @@ import click
 from benchmarks.results import Row, compared, publish
 from benchmarks.stage_two import InTheLoop, School, in_turn, told
 from pipeline.ahead import loaders
-from pipeline.course import Lesson, Watch, teach
+from pipeline.course import Watch, teach
+from pipeline.lesson import Lesson
 from pipeline.models import build
 from pipeline.order import ViewOrder
 from pipeline.reader import Reader

@@ -1,12 +1,15 @@
 """Loading ahead: what comes next is read by threads while the network works on what came before."""
 
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from os import cpu_count
 from time import perf_counter
 from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
 
 MOST_WORKERS = 8
 RUN_SECONDS, MOST_IN_A_RUN = 0.002, 16  # of what is quick to load
@@ -20,7 +23,13 @@ def loaders(asked: int | None) -> int:
     return asked or min(MOST_WORKERS, cpu_count() or 1)
 
 
-def ahead(items: Iterable[Item], load: Callable[[Item], Loaded], workers: int, most: int = 1) -> Iterator[Loaded]:
+def ahead(
+    items: Iterable[Item],
+    load: Callable[[Item], Loaded],
+    workers: int,
+    most: int = 1,
+    together: Callable[[Sequence[Item]], Sequence[Loaded]] | None = None,
+) -> Iterator[Loaded]:
     """`map(load, items)`, in order, up to two runs a worker before they are asked for.
 
     The first error of `load` is raised where its result would have come; what was ahead of it is dropped. No thread
@@ -35,6 +44,7 @@ def ahead(items: Iterable[Item], load: Callable[[Item], Loaded], workers: int, m
         load: how; called in threads.
         workers: how many threads.
         most: items of a run. Up to (2 workers + 1) most results wait to be taken.
+        together: how several are loaded at once, where that is quicker. If it fails, each is loaded by itself.
 
     """
     left, length, over = iter(items), 1, False
@@ -43,17 +53,18 @@ def ahead(items: Iterable[Item], load: Callable[[Item], Loaded], workers: int, m
     def load_run(run: list[tuple[Item, Future[Loaded]]]) -> None:
         nonlocal length
         begun = perf_counter()
-        for item, loaded in run:
-            if over:
-                return
-            try:
-                loaded.set_result(load(item))
-            except BaseException as error:  # noqa: BLE001 - raised where its result is taken
-                loaded.set_exception(error)
-                return
+        if not (together and len(run) > 1 and not over and _at_once(run, together)):
+            for item, loaded in run:
+                if over:
+                    return
+                try:
+                    loaded.set_result(load(item))
+                except BaseException as error:  # noqa: BLE001 - raised where its result is taken
+                    loaded.set_exception(error)
+                    return
         length = max(1, int(min(most, RUN_SECONDS * len(run) / max(perf_counter() - begun, 1e-9))))
 
-    with ThreadPoolExecutor(workers, "loader") as pool:
+    with ThreadPoolExecutor(workers, "loader", initializer=_alone) as pool:
         try:
             while run := [(item, Future[Loaded]()) for item in islice(left, length)]:
                 pool.submit(load_run, run)
@@ -64,6 +75,31 @@ def ahead(items: Iterable[Item], load: Callable[[Item], Loaded], workers: int, m
                 yield from _taken(runs.popleft())
         finally:
             over = True  # within the pool, which waits for its threads
+
+
+def _alone() -> None:
+    """Let this thread compute by itself.
+
+    OpenMP starts a team of threads for each thread that asks for one, and torch asks for any array of 32,768 numbers.
+    With more of them than cores, every team waits in the kernel and no longer at work: a network's epoch takes a third
+    longer.
+    """
+    if torch := sys.modules.get("torch"):  # programs that do without it start sooner
+        torch.get_num_threads()  # else it would set them anew at its first call in this thread
+        threadpool_limits(1, user_api="openmp")
+
+
+def _at_once(
+    run: Sequence[tuple[Item, Future[Loaded]]], together: Callable[[Sequence[Item]], Sequence[Loaded]]
+) -> bool:
+    """Load a run; False, and nothing loaded, if that fails."""
+    try:
+        results = together([item for item, _ in run])
+    except Exception:  # noqa: BLE001 - whose it is, is found by loading each
+        return False
+    for (_, loaded), result in zip(run, results, strict=True):
+        loaded.set_result(result)
+    return True
 
 
 def _taken(run: deque[Future[Loaded]]) -> Iterator[Loaded]:

@@ -9,6 +9,7 @@ Shape legend: N samples of the dataset.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from time import perf_counter
 from typing import Any
@@ -19,13 +20,12 @@ import torch
 from pipeline.ahead import MOST_IN_A_RUN, ahead
 from pipeline.cost import cost
 from pipeline.datasets import Dataset
-from pipeline.errors import DatasetError, MismatchError, SoftLabelsError
+from pipeline.errors import MismatchError, SoftLabelsError
 from pipeline.evaluation import Evaluation, evaluate, evaluate_clusters, measurable
-from pipeline.features import Hint
-from pipeline.gradients import StudentGradients
 from pipeline.judges import judges_of
+from pipeline.lesson import Lesson, Told
 from pipeline.objective import Objective
-from pipeline.order import ONE_VIEW, EpochSampler, ViewOrder, Windows
+from pipeline.order import EpochSampler
 from pipeline.prefetch import prefetching
 from pipeline.ranks import ALONE, Ranks
 from pipeline.reader import UNLABELLED, Batch, Reader, Rows
@@ -33,54 +33,11 @@ from pipeline.runs import CHECKPOINT, Metrics, Run, begin, finish, finished, sav
 from pipeline.seeds import seed_of
 from pipeline.slopes import slopes_of
 from pipeline.store.mapped import LabelCache
-from pipeline.training import WEAK_KEPT, Epoch, Learner, Loss, predictor, start, try_out
+from pipeline.training import WEAK_KEPT, Epoch, Learner, predictor, start, try_out
 from pipeline.tutor import refuse_few, refuse_untold, tutor_of
 from pipeline.views import viewed
 
 SAVE_SECONDS = 300.0  # the most that a kill costs, where an epoch takes longer
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Who learns, told how, from which labels, and what it is tested on."""
-
-    build: Callable[[], torch.nn.Module]
-    loss: Loss
-    soft: bool  # whether it hears the teacher
-    test: Dataset | None = None
-    test_cache: LabelCache | None = None  # the teacher's labels of what it is tested on
-    visible_N: Rows | None = None  # the true labels that it may see, -1 where it may not; None for all there are
-    windows: Windows | None = None  # within which its rows are shuffled; None for over all of them
-    views: ViewOrder = ONE_VIEW
-    hints: tuple[Hint, ...] = ()  # what it is told of its teacher's inside
-    gradients: StudentGradients | None = None  # what it is told of how its teacher's answers change with the input
-    hears: object = None  # which teachers, if not the cache's own alone: who hears others is taught apart
-    clustered: bool = False  # whether its logits are of clusters, which no true class is one of
-
-    def labels(self, dataset: Dataset) -> Rows | None:
-        """The true labels it learns from, [N]."""
-        return dataset.labels if self.visible_N is None else self.visible_N
-
-    def usable(self, dataset: Dataset) -> Rows | None:
-        """The rows that teach it something: None for all, as for those that hear the teacher.
-
-        Raises:
-            DatasetError: it hears no teacher and sees no true label.
-
-        """
-        labels = self.labels(dataset)
-        if viewed(dataset).positions is not None and not viewed(dataset).targets:
-            raise DatasetError("There is nothing to learn from: no position of any sample has a target.")
-        if self.soft or viewed(dataset).positions is not None:
-            return None
-        if labels is not None and labels.min() > UNLABELLED:
-            return None
-        rows = np.empty(0, np.int64) if labels is None else np.flatnonzero(labels != UNLABELLED)
-        if not rows.size:
-            raise DatasetError(
-                "There is nothing to learn from: the dataset has no true labels, and no cache was given."
-            )
-        return rows
 
 
 @dataclass(frozen=True)
@@ -92,6 +49,8 @@ class Watch:
 
 
 Entry = tuple[Run, Lesson]
+Given = tuple[Batch, Sequence[Told]]
+"""What was read, and what each pupil is told of it."""
 
 
 def classes(entries: Sequence[Entry], dataset: Dataset) -> list[list[Entry]]:
@@ -175,13 +134,12 @@ def _walk(pupils: Sequence["_Pupil"], sampler: EpochSampler, reader: Reader, wat
     """The rest of an epoch; a pupil that is ahead waits for the others. False if asked to stop."""
     number, ranks = min(pupil.epoch.steps for pupil in pupils), pupils[0].learner.ranks
     sampler.set_epoch(pupils[0].epoch.number, number)
-    read = _reading(reader, {pupil.learner.device for pupil in pupils})
     saved = begun = perf_counter()
     try:
-        for number, batch in enumerate(_batches(sampler, reader, read, workers), number):  # noqa: B020 - counts on
+        for number, (batch, told) in enumerate(_batches(sampler, reader, pupils, workers), number):  # noqa: B020 - on
             if ranks.any(watch.stopped()):
                 break
-            learning = [pupil for pupil in pupils if pupil.epoch.steps == number]
+            learning = [each for each in zip(pupils, told, strict=True) if each[0].epoch.steps == number]
             rows = sampler.rows(number)
             _lesson(learning, batch, rows, begun)
             begun = perf_counter()
@@ -201,30 +159,41 @@ def _walk(pupils: Sequence["_Pupil"], sampler: EpochSampler, reader: Reader, wat
     return True
 
 
-def _batches(sampler: EpochSampler, reader: Reader, read: Callable[[Rows], Batch], workers: int) -> Iterator[Batch]:
+def _batches(sampler: EpochSampler, reader: Reader, pupils: Sequence["_Pupil"], workers: int) -> Iterator[Given]:
     """What is left of an epoch, read ahead of the networks, and fetched ahead of the readers."""
+    lessons = [pupil.lesson for pupil in pupils]
+    pinned = any(pupil.learner.device.type == "cuda" for pupil in pupils)  # what a GPU can copy from by itself
+    together = partial(_several, reader, lessons) if reader.divides and not pinned else None
     coming = map(reader.in_cache, sampler.upcoming(sampler.epoch, sampler.step))
     with prefetching(reader.cache, coming) as walked:
-        for batch in ahead(sampler, read, workers, MOST_IN_A_RUN):
-            yield batch
+        for given in ahead(sampler, partial(_one, reader, lessons, pinned=pinned), workers, MOST_IN_A_RUN, together):
+            yield given
             walked()
 
 
-def _lesson(pupils: Sequence["_Pupil"], batch: Batch, rows: int, begun: float) -> None:
+def _one(reader: Reader, lessons: Sequence[Lesson], rows: Rows, *, pinned: bool = False) -> Given:
+    batch = reader.__getitems__(rows)
+    told = [lesson.told(batch, rows.size) for lesson in lessons]
+    return (batch.pin_memory(), [each.pin_memory() for each in told]) if pinned else (batch, told)
+
+
+def _several(reader: Reader, lessons: Sequence[Lesson], asked: Sequence[Rows]) -> list[Given]:
+    """Several batches as one: what is done for each costs as much as copying its rows."""
+    ends = np.cumsum([rows.size for rows in asked]).tolist()
+    batch = reader.__getitems__(np.concatenate(asked))
+    told = [lesson.told(batch, asked[0].size) for lesson in lessons]
+    cuts = map(slice, [0, *ends], ends)
+    return [(batch.select(cut), [each.select(cut) for each in told]) for cut in cuts]
+
+
+def _lesson(given: Sequence[tuple["_Pupil", Told]], batch: Batch, rows: int, begun: float) -> None:
     """One batch for all; each pays for its own step and its share of the reading, which began a while ago."""
-    devices = {pupil.learner.device for pupil in pupils}
+    devices = {pupil.learner.device for pupil, _ in given}
     moved = {device: batch.to(device, non_blocking=True) for device in devices if device.type != "cpu"}
-    share = (perf_counter() - begun) / max(1, len(pupils))
-    for pupil in pupils:
+    share = (perf_counter() - begun) / max(1, len(given))
+    for pupil, told in given:
         pupil.seconds += share
-        pupil.learn(moved.get(pupil.learner.device, batch), rows)
-
-
-def _reading(reader: Reader, devices: set[torch.device]) -> Callable[[Rows], Batch]:
-    """How a thread reads a batch: for a GPU, into memory that it can copy from by itself."""
-    if any(device.type == "cuda" for device in devices):
-        return lambda rows: reader.__getitems__(rows).pin_memory()
-    return reader.__getitems__
+        pupil.learn(moved.get(pupil.learner.device, batch), told, rows)
 
 
 def _save(pupils: Sequence["_Pupil"]) -> None:
@@ -258,7 +227,7 @@ class _Pupil:
         if isinstance(lesson.loss, Objective):
             judges = judges_of(lesson.loss.terms, reader.dataset.classes or 0, run.seed, learner.device)
             learner = replace(learner, judges=judges)
-        run = replace(run, facts={**_told(lesson, reader), **run.facts})
+        run = replace(run, facts={**_counts(lesson, reader), **run.facts})
         epoch = Epoch(learner, lesson.loss, run.seed, 0)
         if not saved:
             return cls(run, lesson, learner, epoch, [], _rate(learner), reader.dataset)
@@ -268,12 +237,11 @@ class _Pupil:
         epoch = replace(epoch, number=len(history), steps=at["steps"], rows=at["rows"], total=total, heard=tuple(heard))
         return cls(run, lesson, learner, epoch, history, at["rate"], reader.dataset, at["seconds"])
 
-    def learn(self, batch: Batch, rows: int) -> None:
+    def learn(self, batch: Batch, told: Told, rows: int) -> None:
         """Take a step on a batch that is on the device, this rank's share of so many rows."""
-        begun, visible_N = perf_counter(), self.lesson.visible_N
-        if visible_N is not None:
-            batch = replace(batch, labels_N=torch.from_numpy(visible_N[batch.rows]).to(self.learner.device))
-        self._attempt(lambda: self.epoch.learn(batch, rows))
+        begun, device = perf_counter(), self.learner.device
+        heard = told if device.type == "cpu" else told.to(device, non_blocking=True)
+        self._attempt(lambda: self.epoch.learn(heard.of(batch), rows))
         self.seconds += perf_counter() - begun
 
     def pass_on(self) -> None:
@@ -384,7 +352,7 @@ def _go_on(run: Run, learner: Learner, state: dict[str, Any]) -> None:
         ) from error
 
 
-def _told(lesson: Lesson, reader: Reader) -> Metrics:
+def _counts(lesson: Lesson, reader: Reader) -> Metrics:
     """How many labels of either kind a network learns from."""
     if reader.dataset.positions is not None:
         count = reader.dataset.targets

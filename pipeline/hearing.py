@@ -62,6 +62,11 @@ class Hearing(Reader):
         total = 1.0 + sum(weight for _, weight in others)
         self.weights = tuple(weight / total for weight in (1.0, *(weight for _, weight in others)))
 
+    @property
+    def divides(self) -> bool:
+        """As that of a reader; of all of them."""
+        return super().divides and all(voice.divides for voice in self.voices)
+
     def heard(self, wanted: Rows, rows: Rows, inputs: NDArray[np.generic]) -> Heard | None:
         """The soft labels of all of them, as one."""
         parts = [super().heard(wanted, rows, inputs), *(voice.heard(wanted, rows, inputs) for voice in self.voices)]

@@ -5,6 +5,7 @@ Shape legend
     C  classes
     K  kept classes of a row
     M  sampled classes of its tail
+    S  summands of a loss
     G  temperatures of the grid
 
 This module needs no torch at run time, so that looking at a cache stays quick.
@@ -132,6 +133,8 @@ class Tensors:
         """Some of the rows, in any order."""
         return self.map(lambda tensor: tensor[rows])
 
+    __getitem__ = select
+
     def map(self, change: Callable[[Any], Any]) -> Self:
         """The same with each tensor changed."""
         return replace(self, **{name: change(part) for name, part in vars(self).items() if hasattr(part, "pin_memory")})
@@ -224,3 +227,21 @@ class MixedLabels(Tensors):
 
 Heard: TypeAlias = SoftLabels | MixedLabels
 """What a student may hear."""
+
+
+@dataclass(frozen=True)
+class BlendedLabels(Tensors):
+    """True and soft labels as one loss weighs them: it is the sum of w (log p - log q_T) over S summands and C classes.
+
+    The first summand is of the true label, at temperature 1, the second of the teacher.
+    """
+
+    coldness_NS1: Tensor  # 1 / T
+    weights_NSC: Tensor
+    log_p_NSC: Tensor  # 0 for the true label
+    nothing_NSC: Tensor  # bool: which weights are 0
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return self.weights_NSC.shape[2]

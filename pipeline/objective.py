@@ -17,10 +17,21 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.judges import Judge
-from pipeline.labels import DenseLabels, Heard, MixedLabels, SoftLabels
-from pipeline.losses import LOSSES, class_cost, cross_entropy, kl, prototypes, standardised, standardised_labels, sure
+from pipeline.labels import BlendedLabels, DenseLabels, Heard, MixedLabels, SoftLabels
+from pipeline.losses import (
+    LOSSES,
+    Shares,
+    blend,
+    class_cost,
+    cross_entropy,
+    kl,
+    prototypes,
+    standardised,
+    standardised_labels,
+    sure,
+)
 from pipeline.reader import Reader
-from pipeline.schedules import BEGIN, Progress, value_at
+from pipeline.schedules import BEGIN, END, Progress, value_at
 from pipeline.seeds import generator
 from pipeline.terms import DIST, KD, WKD, Adversarial, Hard, Tempered, Term, Weak
 
@@ -83,18 +94,32 @@ class Objective:
             ConfigError: a term asks the teacher and no soft labels were given, or these cannot serve it.
 
         """
-        told = {place: weight for place, term in enumerate(self.terms) if (weight := term.weight_at(self.progress))}
-        match [self.terms[place] for place in told]:
-            case [Hard(label_smoothing=0), KD(standardise=False) as kd] if isinstance(soft, SoftLabels):
-                # What most students are told, without the detour by names, which would take a fifth longer.
-                (hard, weight), at = told.values(), value_at(kd.temperature, self.progress)
-                hard_N, soft_N = cross_entropy(student_logits_NC, labels_N), kl(student_logits_NC, soft, at)
-                return hard * hard_N + weight * at**2 * soft_N
+        if isinstance(soft, SoftLabels) and (shares := self._shares(self.progress)):
+            # Without the detour by names, which would take a fifth longer.
+            hard_N = cross_entropy(student_logits_NC, labels_N)
+            return shares.hard * hard_N + shares.soft * kl(student_logits_NC, soft, shares.temperature)
         total_N = None
-        for place in told:
-            part_N = self._term(place, student_logits_NC, labels_N, soft)
-            total_N = part_N if total_N is None else total_N + part_N
+        for place, term in enumerate(self.terms):
+            if term.weight_at(self.progress):
+                part_N = self._term(place, student_logits_NC, labels_N, soft)
+                total_N = part_N if total_N is None else total_N + part_N
         return 0.0 * student_logits_NC.sum(dim=1) if total_N is None else total_N
+
+    def blend(self, labels_N: Tensor, soft: Heard | None) -> BlendedLabels | None:
+        """Dense labels as this loss weighs them throughout a run, for who reads ahead; None if only a step can tell."""
+        shares = self._shares(BEGIN)
+        if shares is None or shares != self._shares(END) or not isinstance(soft, DenseLabels):
+            return None
+        return blend(soft, labels_N, shares)
+
+    def _shares(self, progress: Progress) -> Shares | None:
+        """Of what most students are told, the sum of `hard` and `kd`, the shares; None of all other losses."""
+        told = [(term, weight) for term in self.terms if (weight := term.weight_at(progress))]
+        match told:
+            case [(Hard(label_smoothing=0), hard), (KD(standardise=False) as kd, soft)]:
+                temperature = value_at(kd.temperature, progress)
+                return Shares(temperature, hard, soft * temperature**2)
+        return None
 
     def _term(self, place: int, logits_NC: Tensor, labels_N: Tensor, soft: Heard | None) -> Tensor:
         """One summand, times its weight, [N]."""

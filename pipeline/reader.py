@@ -29,7 +29,7 @@ from pipeline.datasets import Dataset, ids_digest
 from pipeline.encodings.ids import four_bytes
 from pipeline.errors import ConfigError, CorruptError, DatasetError, MismatchError
 from pipeline.features import CLASS, arrays
-from pipeline.labels import ArraySpec, Heard, Inside, LabelSpec, Tensors
+from pipeline.labels import ArraySpec, BlendedLabels, Heard, Inside, LabelSpec, Tensors
 from pipeline.order import ViewOrder, Windows
 from pipeline.seeds import generator
 from pipeline.sequences import targets, there
@@ -53,6 +53,11 @@ class Batch(Tensors):
     places_R: torch.Tensor | None = None  # of samples with positions: the places, among all N L, of what is told
     classes: int | None = None  # of these samples: logits beyond are padding
     tokens: bool = False  # whether the inputs are sequences of them
+    blended: BlendedLabels | None = None  # both labels in one, where they were made ready for a student's loss
+
+    def select(self, rows: slice | Rows) -> "Batch":
+        """Some of the samples, in any order, of a batch that is not cut down to targets."""
+        return replace(super().select(rows), rows=self.rows[rows])
 
     @property
     def taught(self) -> int:
@@ -166,6 +171,15 @@ class Reader(torch.utils.data.Dataset[Batch]):
     def cached(self) -> int:
         """How many views of samples can be asked for: v N + r below this is in the cache."""
         return len(self) * (self.cache.layout.views if self.cache else 1)
+
+    @property
+    def divides(self) -> bool:
+        """Whether a batch can be cut into others, and none of them would have had to wait for what another fetches.
+
+        Not where rows are targets, or features are drawn by all that is asked for.
+        """
+        whole = self.features or self.gradients or self.dataset.positions is not None
+        return not whole and not (self.cache is not None and self.cache.may_fetch)
 
     def in_cache(self, wanted: Rows) -> tuple[Rows | int, Rows]:
         """The views in the cache, and the positions, of rows or views of rows of the dataset."""

@@ -20,7 +20,7 @@ class Progress(NamedTuple):
     epochs: float = 0.0
 
 
-BEGIN = Progress()
+BEGIN, END = Progress(), Progress(1.0, 1.0)
 
 
 class Ramp(Settings):

@@ -26,6 +26,7 @@ from pipeline.errors import TrainingError
 from pipeline.generators import GENERATORS
 from pipeline.judges import Judge
 from pipeline.labels import Heard
+from pipeline.losses import blended
 from pipeline.objective import Objective
 from pipeline.ranks import ALONE, Ranks
 from pipeline.reader import Batch
@@ -174,7 +175,8 @@ def step(
         logits = learner.shared(inputs)
     if not isinstance(logits, torch.Tensor):
         raise TypeError(f"in training the network answers {type(logits).__name__}, and a tensor of logits is needed")
-    losses_R = loss(batch.answers(logits).float(), batch.labels_N, batch.soft)
+    answers = batch.answers(logits).float()
+    losses_R = blended(answers, batch.blended) if batch.blended else loss(answers, batch.labels_N, batch.soft)
     if learner.tutoring is not None:
         losses_R = losses_R + learner.tutoring(seen, batch, progress)
     if learner.slopes is not None and batch.inside is not None:

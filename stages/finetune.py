@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from pipeline.config import Experiment, Student
-from pipeline.course import Entry, Lesson, rehearse
+from pipeline.course import Entry, rehearse
 from pipeline.datasets import Dataset
 from pipeline.errors import DatasetError
+from pipeline.lesson import Lesson
 from pipeline.reader import Reader
 from pipeline.runs import Metrics, Run, finished
 from pipeline.sources import contents, open_more

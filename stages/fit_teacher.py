@@ -3,11 +3,12 @@
 import torch
 
 from pipeline.config import Experiment, dump
-from pipeline.course import Lesson, Watch, rehearse, teach
+from pipeline.course import Watch, rehearse, teach
 from pipeline.errors import ConfigError, TeacherError
 from pipeline.evaluation import measurable
 from pipeline.job import content_of, seen
 from pipeline.labels import Heard
+from pipeline.lesson import Lesson
 from pipeline.losses import cross_entropy
 from pipeline.models import build
 from pipeline.order import ViewOrder

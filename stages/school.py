@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from pipeline.config import Experiment, Student, dump
-from pipeline.course import Entry, Lesson
+from pipeline.course import Entry
 from pipeline.datasets import Dataset
 from pipeline.evaluation import measurable
 from pipeline.hearing import clustered, hears, identity, listening, refuse_unheard
 from pipeline.job import VIEWS, seen
+from pipeline.lesson import Lesson
 from pipeline.models import build
 from pipeline.objective import Objective, objective
 from pipeline.ranks import Ranks

@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
 from pipeline.config import ViewSettings
-from pipeline.course import Lesson, Watch, teach
+from pipeline.course import Watch, teach
 from pipeline.labels import SoftLabels
+from pipeline.lesson import Lesson
 from pipeline.ranks import Ranks, joined
 from pipeline.reader import Reader
 from pipeline.regimen import Training

@@ -1,10 +1,11 @@
 """What is loaded ahead comes in order, is bounded, and fails where it belongs."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from pipeline.ahead import MOST_IN_A_RUN, MOST_WORKERS, RUN_SECONDS, ahead, loaders
 
@@ -130,6 +131,52 @@ def test_an_error_comes_where_its_result_would_have(kind: type[BaseException], p
     with pytest.raises(kind, match="the disk is gone"):
         next(results)
     assert threading.active_count() == before
+
+
+def test_what_is_quick_is_loaded_together(taking: Callable[[float], Callable[[int], int]]) -> None:
+    """Law: a run at once, its results in their order."""
+    runs: list[list[int]] = []
+    load = taking(0)
+
+    def together(run: Sequence[int]) -> list[int]:
+        runs.append(list(run))
+        return [load(item) for item in run]
+
+    assert list(ahead(range(50), load, 1, MOST_IN_A_RUN, together)) == list(range(50))
+    assert [item for run in runs for item in run] == list(range(50 - sum(map(len, runs)), 50))
+    assert max(map(len, runs)) == MOST_IN_A_RUN
+
+
+@pytest.mark.parametrize("place", [0, 20, 49, None])
+def test_what_fails_together_fails_where_it_belongs(
+    place: int | None, taking: Callable[[float], Callable[[int], int]]
+) -> None:
+    """Law: all before it is delivered; where each can be loaded by itself, nothing is lost."""
+    quick = taking(0)
+
+    def load(item: int) -> int:
+        if item == place:
+            raise OSError("the disk is gone")
+        return quick(item)
+
+    def together(run: Sequence[int]) -> list[int]:
+        raise MemoryError(f"{len(run)} are too many at once")
+
+    results = ahead(range(50), load, 1, MOST_IN_A_RUN, together)
+    assert [next(results) for _ in range(50 if place is None else place)] == list(range(50 if place is None else place))
+    with pytest.raises(StopIteration if place is None else OSError):
+        next(results)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_thread_that_reads_computes_by_itself(workers: int) -> None:
+    """Law: it starts no team of threads beside the network's, and changes no other thread's, now or later."""
+    before, found = torch.get_num_threads(), []
+    assert set(ahead(range(20), lambda _: torch.get_num_threads(), workers)) == {1}
+    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert [torch.get_num_threads(), *found] == [before, before]
 
 
 @pytest.mark.parametrize("most", MOSTS)

@@ -10,20 +10,24 @@ import numpy as np
 import pytest
 import torch
 from river_cases import CLASSES, samples, write_cache
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
 from pipeline import course
 from pipeline.config import ViewSettings
-from pipeline.course import Entry, Lesson, Watch, classes, teach
+from pipeline.course import Entry, Watch, classes, teach
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.errors import DatasetError, MismatchError, TrainingError
 from pipeline.labels import SoftLabels
-from pipeline.losses import kd
+from pipeline.lesson import Lesson
+from pipeline.losses import SMALL, kd
+from pipeline.objective import Objective
 from pipeline.order import Windows
 from pipeline.reader import UNLABELLED, Batch, Reader
 from pipeline.regimen import Training
 from pipeline.runs import Run, finished
+from pipeline.terms import one_term
 
 SETTINGS = Training(epochs=2, batch_size=5, learning_rate=0.01, device="cpu")
 ROWS, STEPS = 24, 5
@@ -234,6 +238,30 @@ def test_a_student_learns_from_the_labels_it_may_see(tmp_path: Path, reader: Cou
     shown = torch.cat(seen)
     assert (shown != UNLABELLED).sum() == 2 * (HIDDEN != UNLABELLED).sum()
     assert (metrics["true_labels"], metrics["soft_labels"]) == (int((HIDDEN != UNLABELLED).sum()), ROWS)
+
+
+@pytest.mark.parametrize("visible_N", [None, HIDDEN])
+def test_a_loss_whose_labels_are_made_ready_teaches_as_one_whose_are_not(
+    tmp_path: Path, reader: Counted, monkeypatch: pytest.MonkeyPatch, visible_N: np.ndarray | None
+) -> None:
+    """Law: to rounding; and to the bit however many batches are read at once."""
+    lesson = Lesson(network, Objective(one_term("kd", 4.0, 0.9)), soft=True, visible_N=visible_N)
+    settings = SETTINGS.model_copy(update={"optimizer": "sgd"})  # adaptive rates make much of rounding
+    monkeypatch.setattr("pipeline.ahead.RUN_SECONDS", 60.0)  # a run is then as long as it may be
+    found = []
+    for name, most, small in (("by step", 1, 0), ("one by one", 1, SMALL), ("two", 2, SMALL), ("all", 16, SMALL)):
+        monkeypatch.setattr(course, "MOST_IN_A_RUN", most)
+        monkeypatch.setattr("pipeline.lesson.SMALL", small)
+        run, _ = entry(tmp_path, name, settings, lesson)
+        teach([(run, lesson)], reader, watch())
+        found.append((load_file(run.weights), outcome(run)[1]))
+    (by_step, told), *ready = found
+    assert all(each[1] == ready[0][1] for each in ready)
+    for weights, lines in ready:
+        for name, tensor in weights.items():
+            assert torch.equal(tensor, ready[0][0][name])
+            torch.testing.assert_close(tensor, by_step[name], rtol=1e-4, atol=1e-5)
+        assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in told], rel=1e-5)
 
 
 def test_a_class_is_kept_now_and_then(tmp_path: Path, reader: Counted, monkeypatch: pytest.MonkeyPatch) -> None:

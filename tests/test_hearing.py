@@ -69,6 +69,16 @@ def test_each_row_is_of_the_same_sample_in_every_cache(tmp_path: Path) -> None:
     for number, part in enumerate(soft.parts):
         torch.testing.assert_close(part.logits_NC, told(dataset.ids[ROWS] + 1000 * number))
     assert torch.equal(soft.to("cpu").parts[1].logits_NC, soft.parts[1].logits_NC)
+    assert torch.equal(soft.select(slice(1, 3)).parts[1].logits_NC, soft.parts[1].logits_NC[1:3])
+
+
+def test_batches_are_read_as_one_if_no_voice_may_have_to_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: for a server, as for the cache of the student's own."""
+    mine, other = (cached(tmp_path / name, samples()) for name in "ab")
+    hearing = Hearing(samples(), mine, [(other, 1.0)], "probabilities")
+    assert hearing.divides
+    monkeypatch.setattr(LabelCache, "may_fetch", property(lambda cache: cache is other))
+    assert not hearing.divides
 
 
 def test_a_mean_of_probabilities_has_the_gradient_of_their_mean() -> None:

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
 from pipeline.config import Student, ViewSettings
-from pipeline.course import Lesson, Watch, teach
+from pipeline.course import Watch, teach
 from pipeline.errors import ConfigError
 from pipeline.judges import Judge, judges_of
 from pipeline.labels import DenseLabels, LabelSpec, SampledLabels
+from pipeline.lesson import Lesson
 from pipeline.losses.adversarial import adversarial, told_apart
 from pipeline.models import build
 from pipeline.objective import Objective, objective

@@ -115,6 +115,41 @@ def test_hard_and_kd_together_are_each_alone_and_added(
         assert torch.equal(found, apart[0] + apart[1])
 
 
+@pytest.mark.parametrize("softly", [{}, {"weight": -0.5, "temperature": 1.5}])
+def test_labels_made_ready_for_a_loss_tell_what_it_tells(softly: dict[str, object]) -> None:
+    """Law: of what most students are told, at any point of a run."""
+    told_so = Objective((term("hard", weight=0.1), term("kd", **{"temperature": T, **softly})))
+    ready = told_so.blend(TRUE_N, SOFT)
+    assert ready is not None
+    for share in (0.0, 1.0):
+        expected = told_so.at(Progress(share, share))(STUDENT_NC, TRUE_N, SOFT)
+        torch.testing.assert_close(losses.blended(STUDENT_NC, ready), expected, rtol=1e-6, atol=1e-6)
+
+
+FALLING = {"start": 1.0, "end": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("terms", "soft"),
+    [
+        ([term("hard", weight=FALLING), term("kd")], SOFT),
+        ([term("hard"), term("kd", weight=FALLING)], SOFT),
+        ([term("hard"), term("kd", temperature={"start": 4.0, "end": 1.0})], SOFT),
+        ([term("hard"), term("kd"), term("entropy", weight={"start": 0.0, "end": 1.0})], SOFT),
+        ([term("hard"), term("kd"), term("kd")], SOFT),
+        ([term("hard", label_smoothing=0.1), term("kd")], SOFT),
+        ([term("hard"), term("kd", standardise=True)], SOFT),
+        ([term("hard"), term("soft")], SOFT),
+        ([term("hard")], SOFT),
+        ([term("hard"), term("kd")], None),
+        ([term("hard"), term("kd")], MixedLabels((SOFT, SOFT), (0.5, 0.5))),
+    ],
+)
+def test_what_only_a_step_can_tell_is_left_to_it(terms: list[Term], soft: DenseLabels | MixedLabels | None) -> None:
+    """Law: weights and temperatures that change, other losses, and labels that are not those of one teacher."""
+    assert Objective(terms).blend(TRUE_N, soft) is None
+
+
 @pytest.mark.parametrize("name", [name for name, kind in TERMS.items() if "standardise" in kind.model_fields])
 def test_standardised_is_the_loss_of_standardised_logits(name: str) -> None:
     """Law: of both sides, around any loss at a temperature, times T^2 as ever; the terms beside it are left alone."""

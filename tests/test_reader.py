@@ -296,3 +296,26 @@ def test_a_job_whose_arrays_do_not_fit_its_labels_is_refused(cache: LabelCache, 
     """Sizes and dtypes are checked before a byte is decoded."""
     with pytest.raises(CorruptError, match=r"its job lists other arrays than its dense labels have\. Make it again"):
         label_spec(with_job(cache, **change))
+
+
+@pytest.mark.parametrize("encoding", ["dense", "topk"])
+def test_a_batch_that_is_cut_is_the_batches_of_its_rows(caches: dict[str, LabelCache], encoding: str) -> None:
+    """Law: every tensor, and whose rows they are."""
+    reader, rows = Reader(samples(), caches[encoding]), np.array([5, 0, 23, 7, 7])
+    assert reader.divides
+    part, alone = reader.__getitems__(rows).select(slice(1, 4)), reader.__getitems__(rows[1:4])
+    assert part.rows.tolist() == alone.rows.tolist() == [0, 23, 7]
+    assert torch.equal(part.inputs_NX, alone.inputs_NX)
+    assert torch.equal(part.labels_N, alone.labels_N)
+    for name, tensor in vars(alone.soft).items():
+        found = getattr(part.soft, name)
+        assert torch.equal(found, tensor) if isinstance(tensor, torch.Tensor) else found == tensor, name
+
+
+def test_batches_that_may_have_to_be_fetched_are_not_read_as_one(
+    cache: LabelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: the first of a run does not wait for what the last one needs from a server."""
+    monkeypatch.setattr(LabelCache, "may_fetch", property(lambda _: True))
+    assert not Reader(samples(), cache).divides
+    assert Reader(samples()).divides

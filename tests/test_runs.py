@@ -20,9 +20,10 @@ from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
 from pipeline import course, runs
 from pipeline.config import Experiment, ViewSettings, dump, load
-from pipeline.course import Lesson, Watch, teach
+from pipeline.course import Watch, teach
 from pipeline.errors import CorruptError, MismatchError, TrainingError
 from pipeline.labels import SoftLabels
+from pipeline.lesson import Lesson
 from pipeline.reader import Reader
 from pipeline.regimen import Training
 from pipeline.runs import Metrics, Run, finished, fit_seconds

@@ -11,8 +11,9 @@ import torch
 from river_cases import CLASSES, DENSE, samples, told, write_cache
 
 from pipeline.config import ViewSettings
-from pipeline.course import Entry, Lesson, Watch, teach
+from pipeline.course import Entry, Watch, teach
 from pipeline.labels import DenseLabels, LabelSpec, MixedLabels
+from pipeline.lesson import Lesson
 from pipeline.models import build
 from pipeline.objective import Objective
 from pipeline.ranks import Ranks

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.labels import DenseLabels, HeadSampledLabels, SampledLabels, SoftLabels, SparseLabels
+from pipeline.labels import BlendedLabels, DenseLabels, HeadSampledLabels, SampledLabels, SoftLabels, SparseLabels
 from pipeline.losses.logspace import at_least_float32, log1mexp
 
 
@@ -62,7 +62,7 @@ def weighted(student_logits_NC: Tensor, labels: SoftLabels, temperature: float) 
     return log_p_NK.exp() / inclusion_NK, log_p_NK, student_NC.gather(1, ids_NK)
 
 
-def check_classes(student_logits_NC: Tensor, labels: SoftLabels) -> None:
+def check_classes(student_logits_NC: Tensor, labels: SoftLabels | BlendedLabels) -> None:
     """Refuse a student of another number of classes than its labels: one output would be broadcast against all."""
     classes = labels.logits_NC.shape[1] if isinstance(labels, DenseLabels) else labels.classes
     if student_logits_NC.shape[1] != classes:
