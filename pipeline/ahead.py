@@ -1,6 +1,5 @@
 """Loading ahead: what comes next is read by threads while the network works on what came before."""
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,8 +7,6 @@ from itertools import islice
 from os import cpu_count
 from time import perf_counter
 from typing import TypeVar
-
-from threadpoolctl import threadpool_limits
 
 MOST_WORKERS = 8
 RUN_SECONDS, MOST_IN_A_RUN = 0.002, 16  # of what is quick to load
@@ -28,7 +25,9 @@ def ahead(
     load: Callable[[Item], Loaded],
     workers: int,
     most: int = 1,
+    *,
     together: Callable[[Sequence[Item]], Sequence[Loaded]] | None = None,
+    begin: Callable[[], object] | None = None,
 ) -> Iterator[Loaded]:
     """`map(load, items)`, in order, up to two runs a worker before they are asked for.
 
@@ -44,27 +43,23 @@ def ahead(
         load: how; called in threads.
         workers: how many threads.
         most: items of a run. Up to (2 workers + 1) most results wait to be taken.
-        together: how several are loaded at once, where that is quicker. If it fails, each is loaded by itself.
+        together: how several are loaded at once, where that is quicker. Where that fails, each is loaded by itself, and
+            so is all that follows.
+        begin: what each thread does first.
 
     """
     left, length, over = iter(items), 1, False
     runs: deque[deque[Future[Loaded]]] = deque()
 
     def load_run(run: list[tuple[Item, Future[Loaded]]]) -> None:
-        nonlocal length
+        nonlocal length, together
         begun = perf_counter()
-        if not (together and len(run) > 1 and not over and _at_once(run, together)):
-            for item, loaded in run:
-                if over:
-                    return
-                try:
-                    loaded.set_result(load(item))
-                except BaseException as error:  # noqa: BLE001 - raised where its result is taken
-                    loaded.set_exception(error)
-                    return
+        if together and len(run) > 1 and not over and not _at_once(run, together):
+            together = None
+        _one_by_one(run, load, lambda: over)
         length = max(1, int(min(most, RUN_SECONDS * len(run) / max(perf_counter() - begun, 1e-9))))
 
-    with ThreadPoolExecutor(workers, "loader", initializer=_alone) as pool:
+    with ThreadPoolExecutor(workers, "loader", initializer=begin) as pool:
         try:
             while run := [(item, Future[Loaded]()) for item in islice(left, length)]:
                 pool.submit(load_run, run)
@@ -77,29 +72,33 @@ def ahead(
             over = True  # within the pool, which waits for its threads
 
 
-def _alone() -> None:
-    """Let this thread compute by itself.
-
-    OpenMP starts a team of threads for each thread that asks for one, and torch asks for any array of 32,768 numbers.
-    With more of them than cores, every team waits in the kernel and no longer at work: a network's epoch takes a third
-    longer.
-    """
-    if torch := sys.modules.get("torch"):  # programs that do without it start sooner
-        torch.get_num_threads()  # else it would set them anew at its first call in this thread
-        threadpool_limits(1, user_api="openmp")
-
-
 def _at_once(
     run: Sequence[tuple[Item, Future[Loaded]]], together: Callable[[Sequence[Item]], Sequence[Loaded]]
 ) -> bool:
-    """Load a run; False, and nothing loaded, if that fails."""
+    """Load a run; False, and nothing loaded, where that fails: whose error it is, is found by loading each."""
     try:
-        results = together([item for item, _ in run])
-    except Exception:  # noqa: BLE001 - whose it is, is found by loading each
+        results = list(zip(run, together([item for item, _ in run]), strict=True))
+    except BaseException:  # noqa: BLE001 - raised where its result is taken, if one by itself raises it
         return False
-    for (_, loaded), result in zip(run, results, strict=True):
+    for (_, loaded), result in results:
         loaded.set_result(result)
     return True
+
+
+def _one_by_one(
+    run: Sequence[tuple[Item, Future[Loaded]]], load: Callable[[Item], Loaded], over: Callable[[], bool]
+) -> None:
+    """Load what of a run is not, up to the first error, or until the walk is over."""
+    for item, loaded in run:
+        if loaded.done():
+            continue
+        if over():
+            return
+        try:
+            loaded.set_result(load(item))
+        except BaseException as error:  # noqa: BLE001 - raised where its result is taken
+            loaded.set_exception(error)
+            return
 
 
 def _taken(run: deque[Future[Loaded]]) -> Iterator[Loaded]:

@@ -20,6 +20,7 @@ import torch
 from pipeline.ahead import MOST_IN_A_RUN, ahead
 from pipeline.cost import cost
 from pipeline.datasets import Dataset
+from pipeline.devices import for_one_thread
 from pipeline.errors import MismatchError, SoftLabelsError
 from pipeline.evaluation import Evaluation, evaluate, evaluate_clusters, measurable
 from pipeline.judges import judges_of
@@ -161,27 +162,34 @@ def _walk(pupils: Sequence["_Pupil"], sampler: EpochSampler, reader: Reader, wat
 
 def _batches(sampler: EpochSampler, reader: Reader, pupils: Sequence["_Pupil"], workers: int) -> Iterator[Given]:
     """What is left of an epoch, read ahead of the networks, and fetched ahead of the readers."""
-    lessons = [pupil.lesson for pupil in pupils]
-    pinned = any(pupil.learner.device.type == "cuda" for pupil in pupils)  # what a GPU can copy from by itself
-    together = partial(_several, reader, lessons) if reader.divides and not pinned else None
+    kinds = [pupil.learner.device.type for pupil in pupils]
+    # Of an epoch, not of a batch: else the last one, which is smaller, would be told by what it was read with.
+    most = pupils[0].run.settings.batch_size * (reader.dataset.positions or 1)
+
+    def read(rows: Rows) -> Given:
+        batch = reader.__getitems__(rows)
+        told = [
+            pupil.lesson.made_ready(batch, most) if kind == "cpu" else pupil.lesson.told(batch)
+            for pupil, kind in zip(pupils, kinds, strict=True)
+        ]
+        if "cuda" in kinds:  # into memory that a GPU can copy from by itself
+            return batch.pin_memory(), [each.pin_memory() for each in told]
+        return batch, told
+
+    beside = set(kinds) == {"cpu"}  # a transform goes on to have as many threads as when its views were cached
+    begin = for_one_thread() if beside and not reader.dataset.changes else None
+    together = partial(_several, read) if beside and reader.divides else None
     coming = map(reader.in_cache, sampler.upcoming(sampler.epoch, sampler.step))
     with prefetching(reader.cache, coming) as walked:
-        for given in ahead(sampler, partial(_one, reader, lessons, pinned=pinned), workers, MOST_IN_A_RUN, together):
+        for given in ahead(sampler, read, workers, MOST_IN_A_RUN, together=together, begin=begin):
             yield given
             walked()
 
 
-def _one(reader: Reader, lessons: Sequence[Lesson], rows: Rows, *, pinned: bool = False) -> Given:
-    batch = reader.__getitems__(rows)
-    told = [lesson.told(batch, rows.size) for lesson in lessons]
-    return (batch.pin_memory(), [each.pin_memory() for each in told]) if pinned else (batch, told)
-
-
-def _several(reader: Reader, lessons: Sequence[Lesson], asked: Sequence[Rows]) -> list[Given]:
-    """Several batches as one: what is done for each costs as much as copying its rows."""
+def _several(read: Callable[[Rows], Given], asked: Sequence[Rows]) -> list[Given]:
+    """Several batches read as one: what is done for each costs as much as copying its rows."""
+    batch, told = read(np.concatenate(asked))
     ends = np.cumsum([rows.size for rows in asked]).tolist()
-    batch = reader.__getitems__(np.concatenate(asked))
-    told = [lesson.told(batch, asked[0].size) for lesson in lessons]
     cuts = map(slice, [0, *ends], ends)
     return [(batch.select(cut), [each.select(cut) for each in told]) for cut in cuts]
 

@@ -131,9 +131,7 @@ class Tensors:
 
     def select(self, rows: Any) -> Self:  # noqa: ANN401 - whatever indexes a tensor
         """Some of the rows, in any order."""
-        return self.map(lambda tensor: tensor[rows])
-
-    __getitem__ = select
+        return self.map(lambda part: part.select(rows) if isinstance(part, Tensors) else part[rows])
 
     def map(self, change: Callable[[Any], Any]) -> Self:
         """The same with each tensor changed."""
@@ -236,7 +234,7 @@ class BlendedLabels(Tensors):
     The first summand is of the true label, at temperature 1, the second of the teacher.
     """
 
-    coldness_NS1: Tensor  # 1 / T
+    temperatures_NS1: Tensor  # T
     weights_NSC: Tensor
     log_p_NSC: Tensor  # 0 for the true label
     nothing_NSC: Tensor  # bool: which weights are 0

@@ -14,7 +14,6 @@ from pipeline.errors import DatasetError
 from pipeline.features import Hint
 from pipeline.gradients import StudentGradients
 from pipeline.labels import BlendedLabels, DenseLabels, Tensors
-from pipeline.losses import SMALL
 from pipeline.objective import Objective
 from pipeline.order import ONE_VIEW, ViewOrder, Windows
 from pipeline.reader import UNLABELLED, Batch, Rows
@@ -22,17 +21,20 @@ from pipeline.store.mapped import LabelCache
 from pipeline.training import Loss
 from pipeline.views import viewed
 
+FEW = 2**14  # logits of a batch: with more, one pass takes longer than the loss's two parts, which have no one-hot rows
+
 
 @dataclass(frozen=True)
 class Told(Tensors):
     """What one student is told of a batch that others may see too."""
 
-    labels_N: torch.Tensor  # int64; -1 where it may not see the true label
-    blended: BlendedLabels | None  # both labels in one, made ready for its loss
+    labels_N: torch.Tensor | None  # int64; -1 where it may not see the true label; None: it may see all
+    blended: BlendedLabels | None = None  # both labels in one, made ready for its loss
 
     def of(self, batch: Batch) -> Batch:
         """The batch as that student hears of it."""
-        return replace(batch, labels_N=self.labels_N, blended=self.blended)
+        labels_N = batch.labels_N if self.labels_N is None else self.labels_N
+        return replace(batch, labels_N=labels_N, blended=self.blended)
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,17 @@ class Lesson:
         """The true labels it learns from, [N]."""
         return dataset.labels if self.visible_N is None else self.visible_N
 
-    def told(self, batch: Batch, at_once: int) -> Told:
-        """What it is told of a batch in this machine's memory, or of several that are learned from so many at once."""
-        labels_N = batch.labels_N if self.visible_N is None else torch.from_numpy(self.visible_N[batch.rows])
-        small = isinstance(batch.soft, DenseLabels) and at_once * batch.soft.logits_NC.shape[1] <= SMALL
-        blended = self.loss.blend(labels_N, batch.soft) if small and isinstance(self.loss, Objective) else None
-        return Told(labels_N, blended)
+    def told(self, batch: Batch) -> Told:
+        """What it is told of a batch in this machine's memory."""
+        return Told(None if self.visible_N is None else torch.from_numpy(self.visible_N[batch.rows]))
+
+    def made_ready(self, batch: Batch, most: int) -> Told:
+        """The same, and of few classes made ready for its loss; of several batches in one, each with `most` rows."""
+        told = self.told(batch)
+        labels_N = batch.labels_N if told.labels_N is None else told.labels_N
+        few = isinstance(batch.soft, DenseLabels) and most * batch.soft.logits_NC.shape[1] <= FEW
+        blended = self.loss.blend(labels_N, batch.soft) if few and isinstance(self.loss, Objective) else None
+        return replace(told, blended=blended)
 
     def usable(self, dataset: Dataset) -> Rows | None:
         """The rows that teach it something: None for all, as for those that hear the teacher.

@@ -174,9 +174,10 @@ class Reader(torch.utils.data.Dataset[Batch]):
 
     @property
     def divides(self) -> bool:
-        """Whether a batch can be cut into others, and none of them would have had to wait for what another fetches.
+        """Whether several batches may be read as one and cut apart.
 
-        Not where rows are targets, or features are drawn by all that is asked for.
+        Not where rows are targets, or features are drawn by all that is asked for; nor while a cache at an address is
+        fetched, where the first would wait for what the last one needs.
         """
         whole = self.features or self.gradients or self.dataset.positions is not None
         return not whole and not (self.cache is not None and self.cache.may_fetch)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import torch
 
 from pipeline.ahead import MOST_IN_A_RUN, MOST_WORKERS, RUN_SECONDS, ahead, loaders
 
@@ -142,17 +141,22 @@ def test_what_is_quick_is_loaded_together(taking: Callable[[float], Callable[[in
         runs.append(list(run))
         return [load(item) for item in run]
 
-    assert list(ahead(range(50), load, 1, MOST_IN_A_RUN, together)) == list(range(50))
-    assert [item for run in runs for item in run] == list(range(50 - sum(map(len, runs)), 50))
+    assert list(ahead(range(50), load, 1, MOST_IN_A_RUN, together=together)) == list(range(50))
+    items = [item for run in runs for item in run]
+    assert items == list(range(items[0], items[0] + len(items)))
     assert max(map(len, runs)) == MOST_IN_A_RUN
 
 
+@pytest.mark.parametrize("kind", [MemoryError, SystemExit, ValueError])
 @pytest.mark.parametrize("place", [0, 20, 49, None])
 def test_what_fails_together_fails_where_it_belongs(
-    place: int | None, taking: Callable[[float], Callable[[int], int]]
+    place: int | None, kind: type[BaseException], taking: Callable[[float], Callable[[int], int]]
 ) -> None:
-    """Law: all before it is delivered; where each can be loaded by itself, nothing is lost."""
-    quick = taking(0)
+    """Law: all before it is delivered; where each can be loaded by itself, nothing is lost, and that is how it goes on.
+
+    It fails too where it makes fewer results than there are items.
+    """
+    quick, tries = taking(0), []
 
     def load(item: int) -> int:
         if item == place:
@@ -160,23 +164,25 @@ def test_what_fails_together_fails_where_it_belongs(
         return quick(item)
 
     def together(run: Sequence[int]) -> list[int]:
-        raise MemoryError(f"{len(run)} are too many at once")
+        tries.append(len(run))
+        if kind is ValueError:
+            return [quick(item) for item in run[1:]]
+        raise kind("too much at once")
 
-    results = ahead(range(50), load, 1, MOST_IN_A_RUN, together)
-    assert [next(results) for _ in range(50 if place is None else place)] == list(range(50 if place is None else place))
+    results, good = ahead(range(50), load, 1, MOST_IN_A_RUN, together=together), 50 if place is None else place
+    assert [next(results) for _ in range(good)] == list(range(good))
     with pytest.raises(StopIteration if place is None else OSError):
         next(results)
+    assert len(tries) == (place != 0)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_a_thread_that_reads_computes_by_itself(workers: int) -> None:
-    """Law: it starts no team of threads beside the network's, and changes no other thread's, now or later."""
-    before, found = torch.get_num_threads(), []
-    assert set(ahead(range(20), lambda _: torch.get_num_threads(), workers)) == {1}
-    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
-    later.start()
-    later.join()
-    assert [torch.get_num_threads(), *found] == [before, before]
+def test_each_thread_begins_as_it_is_told() -> None:
+    """Law: before it loads anything."""
+    begun: set[int] = set()
+    loaded = ahead(
+        range(20), lambda _: threading.get_ident() in begun, 3, begin=lambda: begun.add(threading.get_ident())
+    )
+    assert all(loaded)
 
 
 @pytest.mark.parametrize("most", MOSTS)

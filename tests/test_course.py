@@ -20,8 +20,8 @@ from pipeline.course import Entry, Watch, classes, teach
 from pipeline.datasets.arrays import ArrayDataset
 from pipeline.errors import DatasetError, MismatchError, TrainingError
 from pipeline.labels import SoftLabels
-from pipeline.lesson import Lesson
-from pipeline.losses import SMALL, kd
+from pipeline.lesson import FEW, Lesson
+from pipeline.losses import kd
 from pipeline.objective import Objective
 from pipeline.order import Windows
 from pipeline.reader import UNLABELLED, Batch, Reader
@@ -51,10 +51,15 @@ def distilled(logits_NC: torch.Tensor, labels_N: torch.Tensor, soft: SoftLabels 
     return kd(logits_NC, soft, labels_N, 4.0, 0.9)
 
 
+def kd_at(temperature: float) -> Objective:
+    """What most students are told, whose labels are made ready as they are read."""
+    return Objective(one_term("kd", temperature, 0.9))
+
+
 LESSONS: dict[str, tuple[Training, Lesson]] = {
-    "distilled": (SETTINGS, Lesson(network, distilled, soft=True, test=samples(12, seed=1))),
+    "distilled": (SETTINGS, Lesson(network, kd_at(4.0), soft=True, test=samples(12, seed=1))),
     "hard": (SETTINGS, Lesson(lambda: network(6), hard, soft=False)),
-    "few labels": (SETTINGS, Lesson(lambda: network(4), distilled, soft=True, visible_N=HIDDEN)),
+    "few labels": (SETTINGS, Lesson(lambda: network(4), kd_at(3.0), soft=True, visible_N=HIDDEN)),
     "longer": (SETTINGS.model_copy(update={"epochs": 3}), Lesson(network, distilled, soft=True)),
 }
 
@@ -240,28 +245,66 @@ def test_a_student_learns_from_the_labels_it_may_see(tmp_path: Path, reader: Cou
     assert (metrics["true_labels"], metrics["soft_labels"]) == (int((HIDDEN != UNLABELLED).sum()), ROWS)
 
 
-@pytest.mark.parametrize("visible_N", [None, HIDDEN])
+@pytest.fixture
+def made_ready(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of how many rows at once labels were made ready."""
+    rows: list[int] = []
+    blend = Objective.blend
+
+    def noted(told: Objective, labels_N: torch.Tensor, soft: SoftLabels) -> object:
+        rows.append(len(labels_N))
+        return blend(told, labels_N, soft)
+
+    monkeypatch.setattr(Objective, "blend", noted)
+    return rows
+
+
+@pytest.mark.parametrize("hides", [False, True])
 def test_a_loss_whose_labels_are_made_ready_teaches_as_one_whose_are_not(
-    tmp_path: Path, reader: Counted, monkeypatch: pytest.MonkeyPatch, visible_N: np.ndarray | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_ready: list[int], *, hides: bool
 ) -> None:
     """Law: to rounding; and to the bit however many batches are read at once."""
-    lesson = Lesson(network, Objective(one_term("kd", 4.0, 0.9)), soft=True, visible_N=visible_N)
-    settings = SETTINGS.model_copy(update={"optimizer": "sgd"})  # adaptive rates make much of rounding
+    everyone = samples(120)
+    reader, visible_N = Reader(everyone, write_cache(tmp_path / "cache", everyone)), None
+    if hides:
+        visible_N = np.where(np.arange(120) % 3, UNLABELLED, everyone.labels)
+    lesson = Lesson(network, kd_at(3.0), soft=True, visible_N=visible_N)
+    # Adaptive rates make much of rounding. The last batch is of one row less.
+    settings = SETTINGS.model_copy(update={"optimizer": "sgd", "batch_size": 7})
     monkeypatch.setattr("pipeline.ahead.RUN_SECONDS", 60.0)  # a run is then as long as it may be
     found = []
-    for name, most, small in (("by step", 1, 0), ("one by one", 1, SMALL), ("two", 2, SMALL), ("all", 16, SMALL)):
+    cases = (
+        ("by step", 16, 0, {0}),
+        ("one by one", 1, FEW, {7}),
+        ("two", 2, FEW, {14}),
+        ("all", 16, FEW, range(15, 113)),
+    )
+    for name, most, few, at_once in cases:
         monkeypatch.setattr(course, "MOST_IN_A_RUN", most)
-        monkeypatch.setattr("pipeline.lesson.SMALL", small)
+        monkeypatch.setattr("pipeline.lesson.FEW", few)
         run, _ = entry(tmp_path, name, settings, lesson)
+        made_ready.clear()
         teach([(run, lesson)], reader, watch())
+        assert sum(made_ready) == (2 * 120 if few else 0)
+        assert max(made_ready, default=0) in at_once
         found.append((load_file(run.weights), outcome(run)[1]))
     (by_step, told), *ready = found
-    assert all(each[1] == ready[0][1] for each in ready)
+    assert all(lines == ready[0][1] for _, lines in ready)
     for weights, lines in ready:
         for name, tensor in weights.items():
             assert torch.equal(tensor, ready[0][0][name])
             torch.testing.assert_close(tensor, by_step[name], rtol=1e-4, atol=1e-5)
         assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in told], rel=1e-5)
+
+
+@pytest.mark.parametrize("less", [0, 1])
+def test_the_last_batch_is_told_as_all_are(
+    less: int, tmp_path: Path, reader: Counted, made_ready: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: though it is smaller, so that it does not matter what it is read with."""
+    monkeypatch.setattr("pipeline.lesson.FEW", CLASSES * SETTINGS.batch_size - less)
+    teach([entry(tmp_path, "distilled", lesson=Lesson(network, kd_at(4.0), soft=True))], reader, watch())
+    assert sum(made_ready) == (0 if less else 2 * ROWS)
 
 
 def test_a_class_is_kept_now_and_then(tmp_path: Path, reader: Counted, monkeypatch: pytest.MonkeyPatch) -> None:

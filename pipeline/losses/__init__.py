@@ -10,7 +10,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from pipeline.losses.adversarial import adversarial
-from pipeline.losses.blended import SMALL, Shares, blend, blended
+from pipeline.losses.blended import Shares, blend, blended
 from pipeline.losses.dist import dist
 from pipeline.losses.divergences import jsd, kd, kl, reverse_kl, skew_kl, soft_cross_entropy, total_variation
 from pipeline.losses.dkd import dkd
@@ -22,7 +22,6 @@ from pipeline.losses.weak import sure, weak
 
 __all__ = [
     "LOSSES",
-    "SMALL",
     "Shares",
     "adversarial",
     "blend",

@@ -21,8 +21,6 @@ from pipeline.losses.groups import check_classes
 from pipeline.losses.hard import UNLABELLED
 from pipeline.losses.logspace import at_least_float32
 
-SMALL = 2**14  # logits of a batch: of more, one pass takes longer than the two parts, which have no one-hot rows
-
 
 class Shares(NamedTuple):
     """How much either part counts, and the temperature of the teacher's."""
@@ -47,8 +45,8 @@ def blend(labels: DenseLabels, labels_N: Tensor, shares: Shares) -> BlendedLabel
     log_p_NSC[:, 1] = tempered_NC - np.log(np.exp(tempered_NC).sum(axis=1, keepdims=True))
     weights_NSC[known_R, 0, true_N[known_R]] = shares.hard
     weights_NSC[:, 1] = shares.soft * np.exp(log_p_NSC[:, 1])
-    coldness_NS1 = np.broadcast_to(np.array([[1.0], [1 / shares.temperature]], np.float32), (rows, 2, 1))
-    made = coldness_NS1.copy(), weights_NSC, log_p_NSC, weights_NSC == 0
+    temperatures_NS1 = np.tile(np.array([[1.0], [shares.temperature]], np.float32), (rows, 1, 1))
+    made = temperatures_NS1, weights_NSC, log_p_NSC, weights_NSC == 0
     return BlendedLabels(*map(torch.from_numpy, made))
 
 
@@ -62,6 +60,6 @@ def blended(student_logits_NC: Tensor, labels: BlendedLabels) -> Tensor:
 
     """
     check_classes(student_logits_NC, labels)
-    student_NSC = at_least_float32(student_logits_NC)[:, None] * labels.coldness_NS1
+    student_NSC = at_least_float32(student_logits_NC)[:, None] / labels.temperatures_NS1
     told_NSC = (labels.log_p_NSC - torch.log_softmax(student_NSC, dim=2)).masked_fill(labels.nothing_NSC, 0.0)
     return (labels.weights_NSC * told_NSC).sum(dim=(1, 2))

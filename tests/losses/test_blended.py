@@ -7,13 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_cases import GRID, TEMPERATURES, dense, pairs, true_labels
+from loss_cases import GRID, dense, pairs, true_labels
 from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.labels import DenseLabels
 from pipeline.losses import Shares, blend, blended, cross_entropy, kl
 
+TEMPERATURES = st.sampled_from([*GRID, 0.7, 3.0, 10.0])
 SHARES = st.floats(-2, 2, width=32)
 
 
@@ -47,7 +48,7 @@ def test_one_pass_is_the_sum_of_both_parts(
 
 
 @settings(deadline=None)
-@given(pairs(), TEMPERATURES)
+@given(pairs(reach=1000), TEMPERATURES)
 def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn(
     pair: tuple[np.ndarray, np.ndarray, int], temperature: float
 ) -> None:
@@ -89,7 +90,7 @@ def test_a_class_that_is_ruled_out_adds_nothing(temperature: float) -> None:
     assert found_N[2] == math.inf
     torch.testing.assert_close(found_N, expected_N)
     found, expected = (gradient(loss_N[:2], student_NC) for loss_N in (found_N, expected_N))
-    torch.testing.assert_close(found[:2, 1:], expected[:2, 1:])
+    torch.testing.assert_close(found[:2], expected[:2])
 
 
 @pytest.mark.parametrize("stranger", [-2, 5, 1000])
