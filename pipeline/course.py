@@ -163,7 +163,7 @@ def _walk(pupils: Sequence["_Pupil"], sampler: EpochSampler, reader: Reader, wat
 def _batches(sampler: EpochSampler, reader: Reader, pupils: Sequence["_Pupil"], workers: int) -> Iterator[Given]:
     """What is left of an epoch, read ahead of the networks, and fetched ahead of the readers."""
     kinds = [pupil.learner.device.type for pupil in pupils]
-    # Of an epoch, not of a batch: else the last one, which is smaller, would be told by what it was read with.
+    # Not those of a batch: of the last one, which is smaller, what it was read with would decide how it is told.
     most = pupils[0].run.settings.batch_size * (reader.dataset.positions or 1)
 
     def read(rows: Rows) -> Given:
@@ -176,7 +176,8 @@ def _batches(sampler: EpochSampler, reader: Reader, pupils: Sequence["_Pupil"], 
             return batch.pin_memory(), [each.pin_memory() for each in told]
         return batch, told
 
-    beside = set(kinds) == {"cpu"}  # a transform goes on to have as many threads as when its views were cached
+    beside = set(kinds) == {"cpu"}
+    # A transform has as many threads as when its views were cached: their number may decide a float's last bit.
     begin = for_one_thread() if beside and not reader.dataset.changes else None
     together = partial(_several, read) if beside and reader.divides else None
     coming = map(reader.in_cache, sampler.upcoming(sampler.epoch, sampler.step))

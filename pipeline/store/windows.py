@@ -104,7 +104,7 @@ class Crew:
     They halve the time where cores are free. Where other processes have the cores, the last thread to get one keeps the
     others waiting for milliseconds, a hundred times as long as the copy; so after such a wait the next copies are made
     by one thread, twice as many after each wait that follows. In a forked process the threads are gone, and torch would
-    wait for ever.
+    wait for ever. Who reads beside a network on the CPU has none: see `devices.for_one_thread`.
     """
 
     def __init__(self) -> None:
