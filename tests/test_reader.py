@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from river_cases import CLASSES, DENSE, STEADY, job_for, part_of, samples, told, write_cache
+from sequence_cases import Packed
 from torch.utils.data import DataLoader
 
 from pipeline.datasets.arrays import ArrayDataset
@@ -310,6 +311,21 @@ def test_a_batch_that_is_cut_is_the_batches_of_its_rows(caches: dict[str, LabelC
     for name, tensor in vars(alone.soft).items():
         found = getattr(part.soft, name)
         assert torch.equal(found, tensor) if isinstance(tensor, torch.Tensor) else found == tensor, name
+
+
+@pytest.mark.parametrize(("what", "asked"), [("features", {"last": 4}), ("gradients", True)])
+def test_batches_that_are_told_more_than_labels_are_not_read_as_one(
+    cache: LabelCache, monkeypatch: pytest.MonkeyPatch, what: str, asked: object
+) -> None:
+    """Law: others' features are drawn by all that is asked for at once, so they would be others."""
+    reader = Reader(samples(), cache)
+    monkeypatch.setattr(reader, what, asked)
+    assert not reader.divides
+
+
+def test_batches_of_sequences_are_not_read_as_one() -> None:
+    """Law: their rows are targets, and where one batch ends among these is not known."""
+    assert not Reader(Packed()).divides
 
 
 def test_batches_that_may_have_to_be_fetched_are_not_read_as_one(

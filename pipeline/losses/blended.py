@@ -30,6 +30,7 @@ class Shares(NamedTuple):
     soft: float
 
 
+@np.errstate(all="ignore")  # what comes out as no number ends the run by its loss, which says so
 def blend(labels: DenseLabels, labels_N: Tensor, shares: Shares) -> BlendedLabels | None:
     """What `blended` asks for, from labels in this machine's memory; None if a true label is neither a class nor -1.
 

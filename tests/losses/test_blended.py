@@ -102,6 +102,16 @@ def test_a_true_label_that_is_no_class_is_left_to_be_refused(stranger: int) -> N
         parts(torch.zeros(3, 5), labels, true_N, shares)
 
 
+@pytest.mark.parametrize("temperature", [1e-50, 1e-40])
+def test_a_temperature_beyond_float32_makes_a_loss_that_is_no_number(temperature: float) -> None:
+    """Law: as in the two parts, so that training ends by what it says of divergence, and NumPy warns of nothing."""
+    labels, true_N, shares = dense(np.array([[1.0, 3.0]])), torch.tensor([0]), Shares(temperature, 0.5, 0.5)
+    ready = blend(labels, true_N, shares)
+    assert ready is not None
+    assert blended(torch.tensor([[2.0, 1.0]]), ready).isnan().all()
+    assert parts(torch.tensor([[2.0, 1.0]]), labels, true_N, shares).isnan().all()
+
+
 def test_a_student_of_other_classes_is_refused() -> None:
     """One output would be broadcast against all."""
     ready = blend(DenseLabels(torch.zeros(3, 5)), torch.zeros(3, dtype=torch.int64), Shares(1.0, 0.5, 0.5))
